@@ -1,0 +1,82 @@
+"""One update of one subscription, and its only wire format.
+
+The value of a record is JSON, readable with kcat:
+
+    {"schema":1,"app_id":"…","subscription_id":"…","tags":{"plan":"pro","old":null},
+     "properties":{"language":"en"},"increment":{"session_count":1},"increment_tags":{"level":2}}
+
+`null` unsets. Within one update sets come first and increments are added on top.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from shared.errors import Rejected
+from shared.topology import partition_of
+
+Scalar = str | int | float | bool
+"""What a tag or a property may hold."""
+
+COUNTERS: Final = ("session_count", "session_time_s")
+"""Properties that are only ever added to."""
+
+_CANONICAL_IDS = re.compile(r"(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}){2}").fullmatch
+
+
+class Update(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    gc=False,  # holds no references back to itself; spares the collector millions of objects
+):
+    """One request to change one subscription.
+
+    IDs are canonical UUID text (lower case, hyphenated): two spellings of one ID would be two
+    queues for one row. `increment` adds to `COUNTERS`, `increment_tags` to numeric tags; a tag
+    or counter that is missing or not a number starts from 0.
+    """
+
+    schema: Literal[1]
+    app_id: str
+    subscription_id: str
+    tags: Mapping[str, Scalar | None] = {}
+    properties: Mapping[str, Scalar | None] = {}
+    increment: Mapping[str, int] = {}
+    increment_tags: Mapping[str, int] = {}
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Update).decode
+
+
+def encode(update: Update) -> bytes:
+    """Return the record value of `update`."""
+    return _encode(update)
+
+
+def decode(value: bytes | None, partition: int) -> Update:
+    """Read a record value that was found in `partition`.
+
+    Raises:
+        Rejected: it is not JSON, not of `schema` 1, has unknown or mistyped fields, its IDs are
+            not canonical, or its app lives in another partition.
+    """
+    if value is None:
+        raise Rejected("The record has no value.", reason="undecodable")
+    try:
+        update = _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The library's text may quote a field name, never a value.
+        raise Rejected(f"The value cannot be decoded: {error}", reason="undecodable") from error
+    if _CANONICAL_IDS(update.app_id + update.subscription_id) is None:
+        raise Rejected("The IDs are not canonical UUIDs.", reason="undecodable")
+    if partition_of(update.app_id) != partition:
+        raise Rejected(
+            f"The app lives in partition {partition_of(update.app_id)}.", reason="wrong_partition"
+        )
+    return update
