@@ -1,12 +1,33 @@
-"""Options that every aiokafka client of ours shares: addresses, TLS, SASL, time-outs."""
+"""What every aiokafka client of ours shares: addresses, TLS, SASL, time-outs, the topic check."""
 
+import asyncio
 import ssl
-from typing import Any
+from typing import Any, Final
 
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.helpers import create_ssl_context
 
 from shared.errors import Misconfigured
 from shared.settings import KafkaSettings
+from shared.topology import PARTITIONS
+
+log = structlog.get_logger()
+
+FORBIDDEN: Final = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+)
+"""What Kafka answers where a grant is missing; aiokafka has no base class for them."""
 
 
 def client_options(kafka: KafkaSettings, client_id: str) -> dict[str, Any]:
@@ -41,3 +62,47 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
             "ssl_cert_file and ssl_key_file."
         ) from error
     return context
+
+
+async def require_topic(kafka: KafkaSettings) -> None:
+    """Wait for a broker, and check that the topic of updates is there with 720 partitions.
+
+    Raises:
+        Misconfigured: it is missing, has another number of partitions, or may not be read.
+    """
+    backoff_s = 0.2
+    while (found := await _partitions_of(kafka)) is None:
+        log.warning("kafka.unreachable", retry_in_s=backoff_s)
+        await asyncio.sleep(backoff_s)
+        backoff_s = min(backoff_s * 2, 5.0)
+    if found == 0:
+        raise Misconfigured(
+            f"Topic {kafka.topic} does not exist; create it with `tidemark topics create`."
+        )
+    if found != PARTITIONS:
+        raise Misconfigured(
+            f"Topic {kafka.topic} has {found} partitions, but an app's partition is computed for "
+            f"{PARTITIONS}; name a topic made by `tidemark topics create`."
+        )
+
+
+async def _partitions_of(kafka: KafkaSettings) -> int | None:
+    """Count the topic's partitions: 0 where there is no such topic, None without a broker."""
+    admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-check"))
+    try:
+        await admin.start()
+        (topic,) = await admin.describe_topics([kafka.topic])
+    except KafkaConnectionError:
+        return None
+    except KafkaError as error:
+        if error.retriable:
+            return None
+        raise Misconfigured(
+            f"Kafka refuses to describe topic {kafka.topic} ({type(error).__name__}); check the "
+            "credentials and grant Describe."
+        ) from error
+    finally:
+        await admin.close()
+    if issubclass(for_code(topic["error_code"]), FORBIDDEN):
+        raise Misconfigured(f"Kafka forbids to describe topic {kafka.topic}; grant Describe on it.")
+    return len(topic["partitions"])

@@ -1,0 +1,59 @@
+"""`python -m consumer`: settings from the environment, signals, exit codes."""
+
+import asyncio
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from consumer.service import run
+from consumer.settings import ConsumerSettings
+from shared.errors import Misconfigured
+from shared.logs import configure_logs
+from shared.settings import load
+from shared.usage import usage
+
+_EXAMPLE = """\
+TIDEMARK_KAFKA__BOOTSTRAP_SERVERS=kafka-1:9092,kafka-2:9092 \\
+TIDEMARK_SHARD_MAP_FILE=/etc/tidemark/shard_map.json \\
+TIDEMARK_GROUP__INSTANCE_ID=consumer-0 \\
+python -m consumer"""
+
+
+async def _run(settings: ConsumerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(settings, stop)
+
+
+def main() -> int:
+    """Consume until SIGTERM; 0 after a drain, 2 where a human must act."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(
+            usage(
+                "python -m consumer",
+                "Applies the updates that wait in Kafka to the shards, in order per subscription. "
+                "SIGTERM drains, commits and ends it with 0; 2 says that a human must act.",
+                ConsumerSettings,
+                _EXAMPLE,
+            )
+        )
+        return 0
+    exit_code = 0
+    try:
+        settings = load(ConsumerSettings)
+        configure_logs(settings.log_level)
+        uvloop.run(_run(settings))
+    except* Misconfigured as group:
+        for error in group.exceptions:
+            sys.stderr.write(f"consumer: {error}\n")
+        exit_code = 2
+    return exit_code
+
+
+if __name__ == "__main__":
+    structlog.contextvars.bind_contextvars(service="consumer")
+    sys.exit(main())

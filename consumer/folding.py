@@ -1,0 +1,69 @@
+"""Consecutive updates of one subscription, reduced to one change of its row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from consumer.subscription_queue import PendingUpdate
+from shared.updates import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """What one write does to one row: set and unset first, then add the increments on top.
+
+    It holds the effect of the updates from `first_offset` to `last_offset`, and is right only
+    for a row that has none of them. `accepted_ms` is the acceptance of the last, in Unix time.
+    """
+
+    app_id: str
+    subscription_id: str
+    tags: Mapping[str, Scalar | None]
+    properties: Mapping[str, Scalar | None]
+    increment: Mapping[str, int]
+    increment_tags: Mapping[str, int]
+    first_offset: int
+    last_offset: int
+    accepted_ms: int
+
+
+def fold(pending: Sequence[PendingUpdate]) -> RowChange:
+    """Reduce updates of one subscription, left to right, to one equivalent change.
+
+    A later set wins over earlier sets and increments of its key. Increments after it are summed,
+    not evaluated: only the database knows what they add to, and it counts in exact decimals.
+    """
+    first, last = pending[0], pending[-1]
+    tags, properties = first.update.tags, first.update.properties
+    increment, increment_tags = first.update.increment, first.update.increment_tags
+    for later in pending[1:]:
+        tags, increment_tags = _then(
+            tags, increment_tags, later.update.tags, later.update.increment_tags
+        )
+        properties, increment = _then(
+            properties, increment, later.update.properties, later.update.increment
+        )
+    return RowChange(
+        first.update.app_id,
+        first.update.subscription_id,
+        tags,
+        properties,
+        increment,
+        increment_tags,
+        first.record.offset,
+        last.record.offset,
+        last.record.timestamp,
+    )
+
+
+def _then(
+    sets: Mapping[str, Scalar | None],
+    adds: Mapping[str, int],
+    later_sets: Mapping[str, Scalar | None],
+    later_adds: Mapping[str, int],
+) -> tuple[Mapping[str, Scalar | None], Mapping[str, int]]:
+    if later_sets:
+        sets = {**sets, **later_sets}
+        adds = {key: amount for key, amount in adds.items() if key not in later_sets}
+    if later_adds:
+        adds = {**adds, **{key: adds.get(key, 0) + n for key, n in later_adds.items()}}
+    return sets, adds

@@ -1,0 +1,162 @@
+"""The only code that touches `AIOKafkaConsumer`: fetch, pause and resume, assignment, commit."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from consumer.assigned_work import AssignedWork
+from consumer.settings import ConsumerSettings
+from shared.errors import Misconfigured, OwnershipLost, Transient
+from shared.kafka_clients import FORBIDDEN, client_options, require_topic
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Fetches records of the assigned partitions, and commits what is durable."""
+
+    def __init__(self, client: AIOKafkaConsumer, settings: ConsumerSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._topic = settings.kafka.topic
+
+    async def run(self, work: AssignedWork) -> None:
+        """Join the group and hand every record to `work`, until cancelled.
+
+        Raises:
+            Misconfigured: the broker forbids reading the topic or joining the group.
+        """
+        listener = _Handover(self, work, self._settings.group.drain_timeout_ms / 1000)
+        self._client.subscribe([self._topic], listener=listener)
+        try:
+            await self._client.start()
+            while True:
+                fetched = await self._client.getmany(
+                    timeout_ms=200, max_records=self._settings.fetch.records_max
+                )
+                if listener.failure is not None:
+                    raise listener.failure
+                for tp, records in fetched.items():
+                    partition_work = work.receive(tp.partition, records)
+                    if partition_work is not None and partition_work.is_full:
+                        partition_work.paused = True
+                        self._client.pause(tp)
+        except FORBIDDEN as error:
+            raise Misconfigured(
+                f"Kafka forbids what the consumer does ({type(error).__name__}); grant it Read on "
+                f"topic {self._topic} and on group {self._settings.group.id}."
+            ) from error
+
+    async def resume_for_ever(self, work: AssignedWork) -> None:
+        """Fetch again from paused partitions as soon as they have room."""
+        while True:
+            await work.room.wait()
+            work.room.clear()
+            for partition, partition_work in work.partitions.items():
+                if partition_work.paused and partition_work.has_room:
+                    partition_work.paused = False
+                    self._client.resume(TopicPartition(self._topic, partition))
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit the next offset to read of each partition.
+
+        Raises:
+            OwnershipLost: the group has moved on without us.
+            Transient: the broker did not take it; nothing is lost, a later one covers it.
+        """
+        if not offsets:
+            return
+        positions = {TopicPartition(self._topic, each): offsets[each] for each in offsets}
+        try:
+            async with asyncio.timeout(self._settings.kafka.request_timeout_ms / 1000):
+                await self._client.commit(positions)
+        except (CommitFailedError, IllegalStateError) as error:
+            raise OwnershipLost("The group has rebalanced; the offsets are not ours.") from error
+        except FORBIDDEN as error:
+            raise Misconfigured(
+                f"Kafka forbids the commit; grant Read on group {self._settings.group.id}."
+            ) from error
+        except (KafkaError, TimeoutError) as error:
+            raise Transient(f"The commit failed ({type(error).__name__}).") from error
+
+
+class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is untyped
+    """Finishes and commits what is in flight before partitions change hands.
+
+    aiokafka logs what a listener raises and goes on, so a failure is kept for the fetching loop.
+    """
+
+    def __init__(self, intake: Intake, work: AssignedWork, drain_timeout_s: float) -> None:
+        self.failure: Exception | None = None
+        self._intake = intake
+        self._work = work
+        self._drain_timeout_s = drain_timeout_s
+
+    async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
+        try:
+            await hand_over(self._intake, self._work, self._drain_timeout_s)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        try:
+            self._work.assign(tp.partition for tp in assigned)
+        except Exception as error:
+            self.failure = error
+            raise
+        log.info("partitions.assigned", count=len(assigned))
+
+
+async def hand_over(intake: Intake, work: AssignedWork, drain_timeout_s: float) -> None:
+    """Drain, commit, forget: after it nothing of ours is written or committed any more."""
+    if not work.partitions:
+        return
+    abandoned = await work.drain(drain_timeout_s)
+    try:
+        await intake.commit(work.committable())
+    except (OwnershipLost, Transient) as error:
+        log.warning("commit.failed", reason=str(error))
+    log.info("partitions.revoked", count=len(work.partitions), records_abandoned=abandoned)
+    work.lose_all()
+
+
+@asynccontextmanager
+async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
+    """Check the topic, then open a group member that has not joined yet.
+
+    Raises:
+        Misconfigured: the topic is missing or has not 720 partitions, or a setting is refused.
+    """
+    await require_topic(settings.kafka)
+    group, fetch = settings.group, settings.fetch
+    client = AIOKafkaConsumer(
+        **client_options(settings.kafka, group.instance_id or "tidemark-consumer"),
+        group_id=group.id,
+        group_instance_id=group.instance_id,
+        session_timeout_ms=group.session_timeout_ms,
+        rebalance_timeout_ms=group.session_timeout_ms,
+        heartbeat_interval_ms=group.heartbeat_interval_ms,
+        # Range gives neighbours, so that a consumer writes to few shards.
+        partition_assignment_strategy=[RangePartitionAssignor],
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_bytes=fetch.bytes_max,
+        max_partition_fetch_bytes=fetch.partition_bytes_max,
+        fetch_max_wait_ms=fetch.wait_max_ms,
+        # We always fetch, also when everything is paused; only a dead process stops.
+        max_poll_interval_ms=group.session_timeout_ms * 10,
+    )
+    try:
+        yield Intake(client, settings)
+    finally:
+        try:
+            async with asyncio.timeout(group.heartbeat_interval_ms / 1000):
+                await client.stop()
+        except TimeoutError:
+            log.warning("kafka.close_timed_out")

@@ -1,0 +1,192 @@
+"""One assigned partition: its budget, its queues, its tracker."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from consumer.offsets import OffsetTracker
+from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
+from shared.errors import Rejected
+from shared.updates import decode
+
+
+class ReadyQueues(Protocol):
+    """Takes subscriptions that have work and no write under way; a shard's writer is one."""
+
+    def add_ready(self, work: "PartitionWork", queue: SubscriptionQueue) -> None:
+        """Write the head of `queue` when its turn comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetBounds:
+    """How much may be in flight: received, and not yet below the committable offset.
+
+    A shard's share is its part of the process's caps, so a shard that stands still fills its own
+    share only. Inside it one partition may take up to `partition_records`, but while the share is
+    used up no more than its fair part.
+    """
+
+    share_records: int
+    share_bytes: int
+    partition_records: int
+
+
+class ShardBudget:
+    """What the partitions of one shard have in flight together."""
+
+    __slots__ = ("bounds", "bytes", "partitions", "records", "room")
+
+    def __init__(self, bounds: BudgetBounds, room: asyncio.Event) -> None:
+        self.bounds = bounds
+        self.partitions = 0
+        self.records = 0
+        self.bytes = 0
+        self.room = room
+        """Set when a partition that was full has room again."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the share is used up."""
+        return self.records >= self.bounds.share_records or self.bytes >= self.bounds.share_bytes
+
+
+GiveUp = Callable[["PartitionWork", Record, Rejected], None]
+
+
+class PartitionWork:
+    """Everything that is in flight of one assigned partition.
+
+    It belongs to one assignment: after `lose` it ignores completions, and a later assignment of
+    the same partition starts with a new one.
+    """
+
+    def __init__(
+        self, partition: int, *, shard: ReadyQueues, budget: ShardBudget, give_up: GiveUp
+    ) -> None:
+        self.partition = partition
+        self.lost = False
+        self.paused = False
+        self.idle = asyncio.Event()
+        """Set while nothing is in flight."""
+        self.idle.set()
+        self._shard = shard
+        self._budget = budget
+        self._give_up = give_up
+        self._tracker = OffsetTracker()
+        self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
+        self._records = 0
+        self._bytes = 0
+        budget.partitions += 1
+
+    @property
+    def committable(self) -> int | None:
+        """The offset that may be committed now; None before the first record."""
+        return self._tracker.committable
+
+    @property
+    def records_in_flight(self) -> int:
+        """Records received and not yet below the committable offset."""
+        return len(self._tracker)
+
+    def receive(self, records: Iterable[Record]) -> None:
+        """Append each record to its subscription's queue, in offset order."""
+        assert not self.lost
+        queues, tracker = self._queues, self._tracker
+        count = size = 0
+        for record in records:
+            count += 1
+            size += _size(record)
+            tracker.receive(record.offset)
+            try:
+                update = decode(record.value, self.partition)
+            except Rejected as rejected:
+                self._give_up(self, record, rejected)
+                continue
+            key = (update.app_id, update.subscription_id)
+            queue = queues.get(key)
+            if queue is None:
+                queue = queues[key] = SubscriptionQueue(key)
+                queue.updates.append(PendingUpdate(record, update))
+                queue.state = QueueState.READY
+                self._shard.add_ready(self, queue)
+            else:
+                queue.updates.append(PendingUpdate(record, update))
+        self._account(count, size)
+        if count:
+            self.idle.clear()
+
+    def complete(self, queue: SubscriptionQueue, count: int) -> None:
+        """Take out the oldest `count` updates of `queue`, whose effect is durable."""
+        if self.lost:
+            return
+        self.complete_records([pending.record for pending in queue.updates[:count]])
+        del queue.updates[:count]
+
+    def complete_records(self, records: Sequence[Record]) -> None:
+        """Note that these records need no more work; too late after `lose`, so ignored then."""
+        if self.lost:
+            return
+        size = 0
+        for record in records:
+            size += _size(record)
+            self._tracker.complete(record.offset)
+        self._account(-len(records), -size)
+        if self.paused and self.has_room:
+            self._budget.room.set()
+        if not len(self._tracker):
+            self.idle.set()
+
+    def release(self, queue: SubscriptionQueue) -> bool:
+        """Take back a queue after a write; say whether it is ready for another."""
+        if self.lost:
+            return False
+        if queue.updates:
+            queue.state = QueueState.READY
+            return True
+        queue.state = QueueState.IDLE
+        del self._queues[queue.key]
+        return False
+
+    def lose(self) -> None:
+        """Forget everything: the partition is another's now, or its assignment is over."""
+        self.lost = True
+        self._account(-self._records, -self._bytes)
+        self._budget.partitions -= 1
+        self._queues.clear()
+        self.idle.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more should be fetched of this partition for now."""
+        return self._exceeds(1)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether fetching may go on: half of the bound is free again (hysteresis)."""
+        return not self._exceeds(2)
+
+    def _exceeds(self, divisor: int) -> bool:
+        bounds, budget = self._budget.bounds, self._budget
+        window = len(self._tracker) * divisor
+        if window >= bounds.partition_records:
+            return True
+        if not budget.is_spent:
+            return False
+        fair_records = bounds.share_records / budget.partitions
+        fair_bytes = bounds.share_bytes / budget.partitions
+        return window >= fair_records or self._bytes * divisor >= fair_bytes
+
+    def _account(self, records: int, size: int) -> None:
+        self._records += records
+        self._bytes += size
+        self._budget.records += records
+        self._budget.bytes += size
+
+
+_RECORD_OVERHEAD_BYTES = 700
+"""What a small record costs as Python objects, measured, beside its value."""
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"") + _RECORD_OVERHEAD_BYTES

@@ -1,0 +1,105 @@
+"""The composition root: opens resources, starts tasks, drains, closes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from consumer.assigned_work import AssignedWork
+from consumer.breaker import Backoff, Breaker
+from consumer.committer import commit_for_ever
+from consumer.dead_letters import DeadLetterTopic, UnreadableRecords, open_dead_letters
+from consumer.intake import hand_over, open_intake
+from consumer.settings import ConsumerSettings
+from consumer.shard_writer import FlushBounds, ShardWriter
+from consumer.status import ConsumerStatus, create_status_app
+from consumer.store import open_store
+from shared.serving import serving
+from shared.settings import ShardDirectory, read_shard_map
+
+log = structlog.get_logger()
+
+
+async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
+    """Consume until `stop`, then drain, commit, and close what was opened last first.
+
+    Raises:
+        Misconfigured: a human must act before it can serve.
+    """
+    directory = read_shard_map(settings.shard_map_file)
+    async with (
+        open_dead_letters(settings) as dead_letters,
+        open_writers(settings, directory, dead_letters) as writers,
+        open_intake(settings) as intake,
+    ):
+        unreadable = UnreadableRecords(dead_letters)
+        work = AssignedWork(
+            directory.map, writers, bounds=settings.in_flight, give_up=unreadable.add
+        )
+        status = ConsumerStatus(work, writers, unreadable)
+        group = settings.group
+        async with (
+            serving(create_status_app(status), settings.listen),
+            asyncio.TaskGroup() as tasks,
+        ):
+            fetching = tasks.create_task(intake.run(work), name="intake")
+            running = [
+                tasks.create_task(intake.resume_for_ever(work), name="resumer"),
+                tasks.create_task(unreadable.run(), name="unreadable-records"),
+                tasks.create_task(
+                    commit_for_ever(intake, work, group.commit_interval_ms / 1000),
+                    name="committer",
+                ),
+                *(
+                    tasks.create_task(writer.run(), name=f"writer-{name}-{i}")
+                    for name, writer in writers.items()
+                    for i in range(settings.write.flushes_in_flight_max)
+                ),
+            ]
+            await stop.wait()
+            status.draining = True
+            log.info("consumer.draining")
+            fetching.cancel()
+            # Here and not in the rebalance hook: aiokafka does not call it when it stops.
+            await hand_over(intake, work, group.drain_timeout_ms / 1000)
+            for task in running:
+                task.cancel()
+    log.info("consumer.stopped")
+
+
+@asynccontextmanager
+async def open_writers(
+    settings: ConsumerSettings, directory: ShardDirectory, dead_letters: DeadLetterTopic
+) -> AsyncIterator[Mapping[str, ShardWriter]]:
+    """Open each shard's store, and give it a writer and a breaker of its own."""
+    write = settings.write
+    backoff = Backoff(base_s=write.retry_base_ms / 1000, cap_s=write.retry_cap_ms / 1000)
+    bounds = FlushBounds(
+        rows=write.rows_per_flush_max,
+        bytes=write.bytes_per_flush_max,
+        updates_per_row=write.updates_per_fold_max,
+        saturation_pause_s=backoff.base_s,
+    )
+    async with AsyncExitStack() as stack:
+        writers = {}
+        for shard in directory.map.shards:
+            store = await stack.enter_async_context(
+                open_store(
+                    directory.dsns[shard.name],
+                    connections_max=write.flushes_in_flight_max,
+                    connect_timeout_s=write.connect_timeout_ms / 1000,
+                    statement_timeout_s=write.statement_timeout_ms / 1000,
+                    topic_epoch=settings.kafka.topic_epoch,
+                    create_missing=write.missing == "create",
+                )
+            )
+            writers[shard.name] = ShardWriter(
+                shard.name,
+                store=store,
+                dead_letters=dead_letters,
+                breaker=Breaker(backoff, clock=time.monotonic),
+                bounds=bounds,
+            )
+        yield writers

@@ -1,0 +1,138 @@
+"""Everything an operator can set of the consumer; each bound of the design is one of these."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.logs import LogLevel
+from shared.settings import FrozenModel, KafkaSettings, ListenSettings, ServiceSettings
+
+
+class GroupSettings(FrozenModel):
+    """Membership of the consumer group."""
+
+    id: str = Field("tidemark-consumer", min_length=1, description="Consumer group.")
+    instance_id: str | None = Field(
+        None,
+        min_length=1,
+        description="Stable name of this consumer: with it, a restart causes no rebalance.",
+    )
+    session_timeout_ms: int = Field(
+        30_000,
+        ge=1_000,
+        le=1_800_000,
+        description="Without heartbeats for this long, its partitions go to others.",
+    )
+    heartbeat_interval_ms: int = Field(
+        3_000, ge=100, le=60_000, description="Time between heartbeats."
+    )
+    commit_interval_ms: int = Field(
+        500, ge=10, le=60_000, description="Time between commits of what is durable."
+    )
+    drain_timeout_ms: int = Field(
+        5_000,
+        ge=0,
+        le=600_000,
+        description="How long to finish what is in flight when partitions go or it stops.",
+    )
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Self:
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            message = "heartbeat_interval_ms must be at most a third of session_timeout_ms"
+            raise ValueError(message)
+        # Longer, and the group gives the partitions away while they are still being drained.
+        if self.drain_timeout_ms * 2 > self.session_timeout_ms:
+            message = "drain_timeout_ms must be at most half of session_timeout_ms"
+            raise ValueError(message)
+        return self
+
+
+class FetchSettings(FrozenModel):
+    """How much one request takes from Kafka."""
+
+    bytes_max: int = Field(
+        8 * 2**20, ge=2**16, le=2**28, description="Bytes of one fetch from one broker."
+    )
+    partition_bytes_max: int = Field(
+        2**20, ge=2**14, le=2**26, description="Bytes of one fetch from one partition."
+    )
+    records_max: int = Field(
+        2_000, ge=1, le=100_000, description="Records taken from the client at a time."
+    )
+    wait_max_ms: int = Field(
+        100, ge=1, le=10_000, description="How long a broker may wait for records to arrive."
+    )
+
+
+class InFlightSettings(FrozenModel):
+    """How much may be received and not yet durable; over it, fetching pauses."""
+
+    records_max: int = Field(
+        80_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Records of this process, dealt out to its shards in equal shares.",
+    )
+    bytes_max: int = Field(
+        96 * 2**20,
+        ge=2**20,
+        le=2**36,
+        description="Bytes of this process, as held in memory, dealt out likewise.",
+    )
+    partition_records_max: int = Field(
+        5_000, ge=10, le=1_000_000, description="Records of one partition."
+    )
+
+
+class WriteSettings(FrozenModel):
+    """How a shard is written."""
+
+    missing: Literal["create", "ignore"] = Field(
+        "create", description="What an update of a subscription without a row does."
+    )
+    flushes_in_flight_max: int = Field(
+        2, ge=1, le=64, description="Statements under way at one shard: its connections."
+    )
+    rows_per_flush_max: int = Field(1_000, ge=1, le=10_000, description="Rows of one statement.")
+    bytes_per_flush_max: int = Field(
+        4 * 2**20, ge=2**10, le=2**28, description="Record bytes folded into one statement."
+    )
+    updates_per_fold_max: int = Field(
+        1_000, ge=1, le=100_000, description="Updates of one subscription folded into one row."
+    )
+    connect_timeout_ms: int = Field(
+        3_000, ge=10, le=60_000, description="How long connecting to a shard may take."
+    )
+    statement_timeout_ms: int = Field(
+        10_000, ge=10, le=600_000, description="How long one statement may take."
+    )
+    retry_base_ms: int = Field(
+        100, ge=1, le=60_000, description="Wait before the first retry of a shard that failed."
+    )
+    retry_cap_ms: int = Field(
+        5_000, ge=1, le=600_000, description="Longest wait before a retry; half of it is jitter."
+    )
+
+    @model_validator(mode="after")
+    def _retry_times_fit(self) -> Self:
+        if self.retry_base_ms > self.retry_cap_ms:
+            message = "retry_base_ms must be at most retry_cap_ms"
+            raise ValueError(message)
+        return self
+
+
+class ConsumerSettings(ServiceSettings):
+    """All settings of the consumer."""
+
+    shard_map_file: Path = Field(
+        Path("shard_map.json"), description="JSON file that names the shards and their DSNs."
+    )
+    kafka: KafkaSettings = KafkaSettings()
+    group: GroupSettings = GroupSettings()
+    fetch: FetchSettings = FetchSettings()
+    in_flight: InFlightSettings = InFlightSettings()
+    write: WriteSettings = WriteSettings()
+    listen: ListenSettings = ListenSettings(port=8090)
+    log_level: LogLevel = Field("info", description="Lowest level of what is logged.")

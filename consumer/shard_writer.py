@@ -1,0 +1,217 @@
+"""Ready subscriptions of one shard, folded and flushed."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from consumer.breaker import Breaker, BreakerState
+from consumer.folding import RowChange, fold
+from consumer.partition_work import PartitionWork
+from consumer.store import Applied
+from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
+from shared.errors import Rejected, Transient
+
+log = structlog.get_logger()
+
+
+class Store(Protocol):
+    """Where changes become durable; a shard's store is one."""
+
+    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+        """Write the changes in one statement, each only forward."""
+
+
+class DeadLetters(Protocol):
+    """Where records go that can never succeed."""
+
+    async def send(self, record: Record, rejected: Rejected) -> None:
+        """Return when the broker has the dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlushBounds:
+    """Bounds of one statement, and the pause after one that found its shard busy."""
+
+    rows: int
+    bytes: int
+    updates_per_row: int
+    saturation_pause_s: float
+
+
+@dataclass(slots=True)
+class WriterCounts:
+    """What a writer did since it started."""
+
+    updates_applied: int = 0
+    updates_replayed: int = 0
+    updates_ignored: int = 0
+    updates_dead_lettered: int = 0
+    rows_written: int = 0
+    flushes: int = 0
+    flushes_failed: int = 0
+    flushes_slowed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The oldest `count` updates of a queue, to be written as one row change."""
+
+    work: PartitionWork
+    queue: SubscriptionQueue
+    count: int
+
+
+class ShardWriter:
+    """Write what is ready at one shard, as much at once as has gathered meanwhile.
+
+    No timer holds a flush back: while one is under way the next gathers, so batches grow exactly
+    when load does. A subscription is in at most one flush at a time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: Store,
+        dead_letters: DeadLetters,
+        breaker: Breaker,
+        bounds: FlushBounds,
+    ) -> None:
+        self.name = name
+        self.breaker = breaker
+        self.counts = WriterCounts()
+        self._store = store
+        self._dead_letters = dead_letters
+        self._bounds = bounds
+        self._ready: deque[tuple[PartitionWork, SubscriptionQueue]] = deque()
+        self._has_ready = asyncio.Event()
+        self._under_way: set[asyncio.Timeout] = set()
+
+    def add_ready(self, work: PartitionWork, queue: SubscriptionQueue) -> None:
+        """Write the head of `queue` when its turn comes."""
+        self._ready.append((work, queue))
+        self._has_ready.set()
+
+    async def run(self) -> None:
+        """Flush for ever; as many run side by side as statements may be under way."""
+        while True:
+            await self._has_ready.wait()
+            while not self.breaker.admits():  # noqa: ASYNC110 - the breaker knows how long
+                await asyncio.sleep(self.breaker.retry_in_s())
+            rows = self._take()
+            if rows:
+                await self._flush(rows)
+            else:
+                self.breaker.gave_up()
+
+    def abort(self) -> None:
+        """End the statements under way, of which the outcome no longer matters."""
+        now = asyncio.get_running_loop().time()
+        for deadline in self._under_way:
+            deadline.reschedule(now)
+
+    def _take(self) -> list[_Row]:
+        rows: list[_Row] = []
+        size = 0
+        while self._ready and len(rows) < self._bounds.rows and size < self._bounds.bytes:
+            work, queue = self._ready.popleft()
+            if work.lost:
+                continue
+            queue.state = QueueState.WRITING
+            count = 0
+            for pending in queue.updates[: self._bounds.updates_per_row]:
+                size += len(pending.record.value or b"")
+                count += 1
+                if size >= self._bounds.bytes:
+                    break
+            rows.append(_Row(work, queue, count))
+        if not self._ready:
+            self._has_ready.clear()
+        return rows
+
+    async def _flush(self, rows: Sequence[_Row]) -> None:
+        try:
+            async with asyncio.timeout(None) as deadline:
+                self._under_way.add(deadline)
+                await self._write(rows)
+        except TimeoutError:  # only `abort` sets the deadline
+            self.breaker.gave_up()
+        except Transient as error:
+            if error.saturation:
+                await self._slow_down(error)
+            else:
+                self._note_failure(error)
+        else:
+            self._note_success()
+        finally:
+            self._under_way.discard(deadline)
+        for row in rows:
+            if row.work.release(row.queue):
+                self.add_ready(row.work, row.queue)
+
+    async def _write(self, rows: Sequence[_Row]) -> None:
+        """Write rows in one statement; where the data is refused, find the one update by halves."""
+        rows = [row for row in rows if not row.work.lost]
+        if not rows:
+            return
+        changes = [fold(row.queue.updates[: row.count]) for row in rows]
+        try:
+            applied = await self._store.apply(changes)
+        except Rejected as rejected:
+            await self._split(rows, rejected)
+            return
+        self.counts.flushes += 1
+        self.counts.rows_written += applied.rows_written
+        for row, change, position in zip(rows, changes, applied.positions, strict=True):
+            if position is None:
+                self.counts.updates_ignored += row.count
+                row.work.complete(row.queue, row.count)
+            elif position == change.last_offset:
+                self.counts.updates_applied += row.count
+                row.work.complete(row.queue, row.count)
+            else:
+                # An earlier write had taken the head, or all of it: what is above the row's
+                # position stays in the queue and is folded anew from there.
+                count = min(row.count, row.queue.count_through(position))
+                self.counts.updates_replayed += count
+                row.work.complete(row.queue, count)
+
+    async def _split(self, rows: Sequence[_Row], rejected: Rejected) -> None:
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            await self._write(rows[:middle])
+            await self._write(rows[middle:])
+            return
+        work, queue, count = rows[0].work, rows[0].queue, rows[0].count
+        if count > 1:
+            # In order: the older half is completed, so taken out, before the younger is read.
+            older = count // 2
+            await self._write([_Row(work, queue, older)])
+            await self._write([_Row(work, queue, count - older)])
+            return
+        await self._dead_letters.send(queue.updates[0].record, rejected)
+        self.counts.updates_dead_lettered += 1
+        work.complete(queue, 1)
+
+    def _note_success(self) -> None:
+        if self.breaker.state is not BreakerState.CLOSED:
+            log.info("shard.recovered", shard=self.name)
+        self.breaker.succeeded()
+
+    async def _slow_down(self, error: Transient) -> None:
+        """Let a busy shard breathe; it answers, so this is no failure."""
+        self.counts.flushes_slowed += 1
+        log.debug("shard.saturated", shard=self.name, reason=str(error))
+        self._note_success()
+        await asyncio.sleep(self._bounds.saturation_pause_s)
+
+    def _note_failure(self, error: Transient) -> None:
+        self.counts.flushes_failed += 1
+        was_closed = self.breaker.state is BreakerState.CLOSED
+        self.breaker.failed()
+        if was_closed:
+            log.warning("shard.failed", shard=self.name, reason=str(error))

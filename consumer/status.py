@@ -1,0 +1,74 @@
+"""What the consumer says of itself over HTTP: alive, ready, and the figures behind it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from consumer.assigned_work import AssignedWork
+from consumer.dead_letters import UnreadableRecords
+from consumer.shard_writer import ShardWriter
+
+
+class ConsumerStatus:
+    """The consumer as seen from outside, read at each request."""
+
+    def __init__(
+        self,
+        work: AssignedWork,
+        writers: Mapping[str, ShardWriter],
+        unreadable: UnreadableRecords,
+    ) -> None:
+        self.draining = False
+        self._work = work
+        self._writers = writers
+        self._unreadable = unreadable
+
+    @property
+    def not_ready_because(self) -> str | None:
+        """Why no work should be expected of it; None when it is ready."""
+        if self.draining:
+            return "It is draining before it stops."
+        if self._work.assignments == 0:
+            return "It has not been assigned partitions yet."
+        return None
+
+    def figures(self) -> Mapping[str, Any]:
+        """Return counts since the start, by shard, and what is in flight."""
+        partitions = self._work.partitions.values()
+        return {
+            "ready": self.not_ready_because is None,
+            "partitions": len(partitions),
+            "partitions_paused": sum(work.paused for work in partitions),
+            "records_in_flight": sum(work.records_in_flight for work in partitions),
+            "unreadable_dead_lettered": self._unreadable.count,
+            "rebalances": self._work.assignments,
+            "shards": {
+                name: {"breaker": writer.breaker.state.value, **asdict(writer.counts)}
+                for name, writer in self._writers.items()
+            },
+        }
+
+
+def create_status_app(status: ConsumerStatus) -> Starlette:
+    """Build the app with `/livez`, `/readyz` and `/status`."""
+
+    async def livez(_: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> Response:
+        reason = status.not_ready_because
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+
+    async def figures(_: Request) -> Response:
+        return JSONResponse(status.figures())
+
+    return Starlette(
+        routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/status", figures)]
+    )

@@ -1,0 +1,169 @@
+"""One shard's Postgres: rows that only move forward, by one statement for many."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+import msgspec
+from asyncpg.pool import PoolConnectionProxy
+from pydantic import SecretStr
+
+from consumer.folding import RowChange
+from shared.errors import Rejected, Transient
+
+BEFORE_ALL: Final = -1
+"""Where a row of an earlier topic epoch stands: below every offset of this one."""
+
+APPLIED_BEFORE: Final = 2**63 - 1
+"""Where a row of a later topic epoch stands: all of this one was applied before."""
+
+_APPLY: Final = files("consumer.sql").joinpath("apply_changes.sql").read_text()
+_READ_POSITIONS: Final = files("consumer.sql").joinpath("read_positions.sql").read_text()
+
+_dumps = msgspec.json.Encoder().encode
+
+
+class Applied(NamedTuple):
+    """Where the rows stand after a statement.
+
+    `positions` has the offset of each change's row, in the order of the changes: at least its
+    last offset where all of it is applied, now or before; between first and last where an earlier
+    write had taken its head; None where there is no row and none is to be created.
+    """
+
+    positions: Sequence[int | None]
+    rows_written: int
+
+
+class ShardStore:
+    """Writes folded updates to the rows of one shard.
+
+    `topic_epoch` goes before the offset in every position. `create_missing` says whether an
+    update of a subscription that has no row creates it.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, topic_epoch: int, create_missing: bool) -> None:
+        self._pool = pool
+        self._topic_epoch = topic_epoch
+        self._create_missing = create_missing
+
+    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+        """Write each change whose row is still below its first offset, in one statement.
+
+        Raises:
+            Rejected: Postgres refuses the data of at least one change; none was applied.
+            Transient: the shard cannot do it now; where the outcome is unknown a repetition
+                finds the rows' positions and changes nothing twice.
+        """
+        ids = [each.app_id for each in changes], [each.subscription_id for each in changes]
+        async with self._connection() as connection:
+            status = await connection.execute(
+                _APPLY,
+                *ids,
+                [each.first_offset for each in changes],
+                [each.last_offset for each in changes],
+                [each.accepted_ms for each in changes],
+                [_json(each.tags) for each in changes],
+                [_json(each.increment_tags) for each in changes],
+                [_json(each.properties) for each in changes],
+                [_json(each.increment) for each in changes],
+                self._topic_epoch,
+                self._create_missing,
+            )
+            rows_written = int(status.rpartition(" ")[2])
+            if rows_written == len(changes):
+                return Applied([each.last_offset for each in changes], rows_written)
+            rows = await connection.fetch(_READ_POSITIONS, *ids)
+        return Applied([self._offset(*row) for row in rows], rows_written)
+
+    def _offset(self, epoch: int | None, offset: int | None) -> int | None:
+        if epoch is None:
+            return None
+        if epoch == self._topic_epoch:
+            return offset
+        return APPLIED_BEFORE if epoch > self._topic_epoch else BEFORE_ALL
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
+        with _translated_errors():
+            connection = await self._pool.acquire()
+            try:
+                yield connection
+            except asyncpg.PostgresError:
+                # The server answered: the connection is in order.
+                await self._pool.release(connection)
+                raise
+            except BaseException:
+                # Time-out, cancellation, lost: what is under way there is not waited for.
+                connection.terminate()
+                await self._pool.release(connection)
+                raise
+            else:
+                await self._pool.release(connection)
+
+
+@asynccontextmanager
+async def open_store(
+    dsn: SecretStr,
+    *,
+    connections_max: int,
+    connect_timeout_s: float,
+    statement_timeout_s: float,
+    topic_epoch: int,
+    create_missing: bool,
+) -> AsyncIterator[ShardStore]:
+    """Open a pool that connects when first used, so that a shard that is down stops nobody."""
+    pool = asyncpg.create_pool(
+        dsn.get_secret_value(),
+        min_size=0,
+        max_size=connections_max,
+        timeout=connect_timeout_s,
+        command_timeout=statement_timeout_s,
+        # Writes leave no state in the session, so there is none to reset after each.
+        reset=_leave_as_is,
+        server_settings={"application_name": "tidemark-consumer"},
+    )
+    await pool  # connects nothing: min_size is 0
+    try:
+        yield ShardStore(pool, topic_epoch=topic_epoch, create_missing=create_missing)
+    finally:
+        # Not close(): that waits for connections to be released, and writers have ended by now.
+        pool.terminate()
+
+
+async def _leave_as_is(connection: Any) -> None:
+    """Reset nothing."""
+
+
+def _json(members: Mapping[str, Any]) -> str | None:
+    return _dumps(members).decode() if members else None
+
+
+_DATA_CLASSES: Final = {"22", "23", "54"}
+"""SQLSTATE classes that speak of the data: exception, integrity, program limit."""
+
+_SATURATION_STATES: Final = {"53300", "55P03", "40001", "40P01", "23505"}
+"""Too many connections, lock not available, serialization, deadlock, and two first inserts of
+one row at once: others were faster, and the shard is in order."""
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        sqlstate = error.sqlstate or "XX000"
+        # The server's text may quote values, so only its code goes on.
+        if sqlstate in _SATURATION_STATES:
+            raise Transient(f"Postgres is busy ({sqlstate}).", saturation=True) from error
+        if sqlstate[:2] in _DATA_CLASSES:
+            raise Rejected(
+                f"Postgres refuses the data ({sqlstate}).", reason="refused", sqlstate=sqlstate
+            ) from error
+        raise Transient(f"Postgres answers {sqlstate} ({type(error).__name__}).") from error
+    except (asyncpg.InterfaceError, OSError) as error:  # TimeoutError is an OSError
+        raise Transient(
+            f"The connection to Postgres failed ({type(error).__name__}).", outcome_unknown=True
+        ) from error

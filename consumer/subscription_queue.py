@@ -1,0 +1,57 @@
+"""One subscription's FIFO, and whether it may be written."""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from shared.updates import Update
+
+
+class Record(Protocol):
+    """What is read of a Kafka record; aiokafka's `ConsumerRecord` is one."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Acceptance in milliseconds of Unix time."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class PendingUpdate(msgspec.Struct, frozen=True, gc=False):
+    """An update that waits, beside the record that carried it."""
+
+    record: Record
+    update: Update
+
+
+class QueueState(Enum):
+    """Where a subscription stands at its shard."""
+
+    IDLE = "idle"
+    READY = "ready"
+    WRITING = "writing"
+
+
+class SubscriptionQueue:
+    """The updates of one subscription that are not yet durable, oldest first.
+
+    It exists only while it has work. While it is WRITING nobody else may write its row; what
+    arrives meanwhile waits behind, to be folded into the next write.
+    """
+
+    __slots__ = ("key", "state", "updates")
+
+    def __init__(self, key: tuple[str, str]) -> None:
+        self.key = key
+        """App ID and subscription ID."""
+        self.state = QueueState.IDLE
+        self.updates: list[PendingUpdate] = []
+
+    def count_through(self, offset: int) -> int:
+        """Count the updates at or below `offset`."""
+        return sum(pending.record.offset <= offset for pending in self.updates)

@@ -1,0 +1,50 @@
+"""Updates and records for tests."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from consumer.subscription_queue import PendingUpdate
+from shared.updates import Update, encode
+
+APP = "00000000-0000-4000-8000-000000000000"
+"""An app of partition 0."""
+
+
+def subscription(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012x}"
+
+
+def update_of(number: int = 0, app: str = APP, **fields: Mapping[str, Any]) -> Update:
+    return Update(schema=1, app_id=app, subscription_id=subscription(number), **fields)
+
+
+@dataclass
+class StubRecord:
+    """A record as the broker would hand it over."""
+
+    offset: int
+    value: bytes | None
+    partition: int = 0
+    topic: str = "subscription-updates"
+    timestamp: int = 1_700_000_000_000
+    key: bytes | None = APP.encode()
+    headers: Sequence[tuple[str, bytes]] = field(default_factory=tuple)
+
+
+def record_of(offset: int, update: Update, partition: int = 0) -> StubRecord:
+    return StubRecord(offset, encode(update), partition, timestamp=1_700_000_000_000 + offset)
+
+
+def pending_of(offset: int, update: Update) -> PendingUpdate:
+    return PendingUpdate(record_of(offset, update), update)
+
+
+def body_of(update: Update) -> dict[str, Any]:
+    """The HTTP body that asks for `update`."""
+    tags = {f"tags.{name}": amount for name, amount in update.increment_tags.items()}
+    return {
+        "tags": update.tags,
+        "properties": update.properties,
+        "increment": {**update.increment, **tags},
+    }

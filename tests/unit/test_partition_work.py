@@ -1,0 +1,180 @@
+import asyncio
+
+import pytest
+
+from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
+from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
+from shared.errors import Rejected
+from tests.records import StubRecord, record_of, update_of
+
+
+class Ready:
+    """Stands where a shard's writer would."""
+
+    def __init__(self) -> None:
+        self.queues: list[SubscriptionQueue] = []
+
+    def add_ready(self, work: PartitionWork, queue: SubscriptionQueue) -> None:
+        self.queues.append(queue)
+
+
+class Setup:
+    def __init__(self, **bounds: int) -> None:
+        defaults = {"share_records": 1_000, "share_bytes": 10**9, "partition_records": 100}
+        self.ready = Ready()
+        self.given_up: list[tuple[Record, Rejected]] = []
+        self.budget = ShardBudget(BudgetBounds(**{**defaults, **bounds}), asyncio.Event())
+
+    def work(self) -> PartitionWork:
+        return PartitionWork(
+            0,
+            shard=self.ready,
+            budget=self.budget,
+            give_up=lambda _, record, rejected: self.given_up.append((record, rejected)),
+        )
+
+
+def records(first: int, count: int, numbers: int = 1_000_000) -> list[StubRecord]:
+    return [record_of(first + i, update_of((first + i) % numbers)) for i in range(count)]
+
+
+def test_updates_of_one_subscription_share_a_queue_in_offset_order() -> None:
+    setup = Setup()
+
+    setup.work().receive(records(0, 6, numbers=2))
+
+    assert [[each.record.offset for each in q.updates] for q in setup.ready.queues] == [
+        [0, 2, 4],
+        [1, 3, 5],
+    ]
+
+
+def test_a_queue_that_is_being_written_is_not_announced_again() -> None:
+    setup = Setup()
+    work = setup.work()
+    work.receive(records(0, 1, numbers=1))
+    setup.ready.queues[0].state = QueueState.WRITING
+
+    work.receive(records(1, 3, numbers=1))
+
+    assert len(setup.ready.queues) == 1
+    assert len(setup.ready.queues[0].updates) == 4
+
+
+def test_an_unreadable_record_is_given_up_and_holds_up_nobody() -> None:
+    setup = Setup()
+    work = setup.work()
+    broken = StubRecord(1, b"not json")
+
+    work.receive([record_of(0, update_of(0)), broken, record_of(2, update_of(0))])
+    work.complete(setup.ready.queues[0], 2)
+
+    assert [record for record, _ in setup.given_up] == [broken]
+    assert work.committable == 1
+    work.complete_records([broken])
+    assert work.committable == 3
+
+
+def test_a_partition_over_its_bound_is_full_until_half_is_free() -> None:
+    setup = Setup(partition_records=10)
+    work = setup.work()
+
+    work.receive(records(0, 10))
+    was_full = work.is_full
+    for queue in setup.ready.queues[:5]:
+        work.complete(queue, 1)
+    still_no_room = not work.has_room
+    work.complete(setup.ready.queues[5], 1)
+
+    assert was_full
+    assert still_no_room
+    assert work.has_room
+
+
+def test_records_behind_an_open_one_count_although_they_are_completed() -> None:
+    setup = Setup(partition_records=10)
+    work = setup.work()
+    work.receive(records(0, 10))
+
+    for queue in setup.ready.queues[1:]:
+        work.complete(queue, 1)
+
+    assert work.is_full
+
+
+def test_a_spent_share_stops_the_greedy_partition_and_not_the_modest_one() -> None:
+    setup = Setup(share_records=100, partition_records=1_000)
+    greedy, modest = setup.work(), setup.work()
+
+    modest.receive(records(0, 10))
+    greedy.receive(records(0, 90))
+
+    assert setup.budget.is_spent
+    assert greedy.is_full
+    assert not modest.is_full
+
+
+def test_bytes_count_as_records_do() -> None:
+    setup = Setup(share_bytes=100_000)
+    work = setup.work()
+
+    work.receive([record_of(0, update_of(0, tags={"a": "x" * 100_000}))])
+
+    assert work.is_full
+
+
+def test_room_is_announced_only_by_a_paused_partition() -> None:
+    setup = Setup(partition_records=10)
+    work = setup.work()
+    work.receive(records(0, 10))
+
+    work.complete(setup.ready.queues[0], 1)
+    quiet = not setup.budget.room.is_set()
+    work.paused = True
+    for queue in setup.ready.queues[1:]:
+        work.complete(queue, 1)
+
+    assert quiet
+    assert setup.budget.room.is_set()
+
+
+def test_a_lost_partition_ignores_late_completions_and_frees_its_budget() -> None:
+    setup = Setup()
+    work = setup.work()
+    work.receive(records(0, 3))
+    queue = setup.ready.queues[0]
+    before = work.committable
+
+    work.lose()
+    work.complete(queue, 1)
+
+    assert work.committable == before == 0
+    assert not work.release(queue)
+    assert (setup.budget.records, setup.budget.bytes, setup.budget.partitions) == (0, 0, 0)
+    assert work.idle.is_set()
+
+
+def test_it_is_idle_exactly_while_nothing_is_in_flight() -> None:
+    setup = Setup()
+    work = setup.work()
+    before = work.idle.is_set()
+
+    work.receive(records(0, 1))
+    during = work.idle.is_set()
+    work.complete(setup.ready.queues[0], 1)
+
+    assert (before, during, work.idle.is_set()) == (True, False, True)
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_released_queue_is_ready_again_only_with_more_work(more: bool) -> None:
+    setup = Setup()
+    work = setup.work()
+    work.receive(records(0, 2 if more else 1, numbers=1))
+    queue = setup.ready.queues[0]
+    queue.state = QueueState.WRITING
+
+    work.complete(queue, 1)
+
+    assert work.release(queue) is more
+    assert queue.state is (QueueState.READY if more else QueueState.IDLE)

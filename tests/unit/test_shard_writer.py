@@ -1,0 +1,291 @@
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.breaker import Backoff, Breaker, BreakerState
+from consumer.folding import RowChange
+from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
+from consumer.shard_writer import FlushBounds, ShardWriter
+from consumer.store import Applied
+from consumer.subscription_queue import Record
+from shared.errors import Rejected, Transient
+from shared.updates import Update
+from tests.fake_store import NUL, FakeStore
+from tests.records import APP, body_of, record_of, subscription, update_of
+from tests.unit.strategies import updates
+from verification.model import model_of
+
+BOUNDS = FlushBounds(rows=100, bytes=10**6, updates_per_row=100, saturation_pause_s=0.0)
+
+
+class Graveyard:
+    """Keeps dead letters where the topic would."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+
+    async def send(self, record: Record, rejected: Rejected) -> None:
+        self.offsets.append(record.offset)
+
+
+class Shard:
+    """A writer over a store in memory, with one partition's work."""
+
+    def __init__(self, store: FakeStore | None = None, bounds: FlushBounds = BOUNDS) -> None:
+        self.store = store or FakeStore()
+        self.graveyard = Graveyard()
+        loop = asyncio.get_running_loop()
+        self.writer = ShardWriter(
+            "shard-0",
+            store=self.store,
+            dead_letters=self.graveyard,
+            breaker=Breaker(Backoff(base_s=0.001, cap_s=0.001), clock=loop.time),
+            bounds=bounds,
+        )
+        budget = ShardBudget(BudgetBounds(10**6, 10**9, 10**6), asyncio.Event())
+        self.work = PartitionWork(0, shard=self.writer, budget=budget, give_up=lambda *_: None)
+
+    def receive(self, *sequence: Update, first: int = 0) -> None:
+        self.work.receive([record_of(first + i, update) for i, update in enumerate(sequence)])
+
+    @asynccontextmanager
+    async def running(self, writers: int = 2) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.writer.run()) for _ in range(writers)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settle(self) -> None:
+        async with asyncio.timeout(10), self.running():
+            await self.work.idle.wait()
+
+
+async def test_what_waits_for_one_row_is_written_once() -> None:
+    shard = Shard()
+    shard.receive(*[update_of(0, tags={"n": n}, increment={"session_count": 1}) for n in range(9)])
+
+    await shard.settle()
+
+    assert shard.writer.counts.rows_written == 1
+    assert shard.writer.counts.updates_applied == 9
+    row = shard.store.rows[APP, subscription(0)]
+    assert (row.tags, row.properties) == ({"n": 8}, {"session_count": 9})
+    assert shard.work.committable == 9
+
+
+async def test_a_flush_takes_at_most_its_bound_of_rows_and_a_fold_of_updates() -> None:
+    shard = Shard(bounds=FlushBounds(3, 10**6, 2, 0.0))
+    shard.receive(*[update_of(n % 5, tags={"n": n}) for n in range(20)])
+
+    await shard.settle()
+
+    assert max(len(statement) for statement in shard.store.statements) == 3
+    assert all(
+        change.last_offset - change.first_offset <= 5
+        for statement in shard.store.statements
+        for change in statement
+    )
+    assert shard.writer.counts.updates_applied == 20
+
+
+async def test_a_flush_stops_growing_at_its_bytes() -> None:
+    shard = Shard(bounds=FlushBounds(100, 1_000, 100, 0.0))
+    shard.receive(*[update_of(n, tags={"text": "x" * 600}) for n in range(6)])
+
+    await shard.settle()
+
+    assert max(len(statement) for statement in shard.store.statements) == 2
+
+
+class GatedStore(FakeStore):
+    """Holds every statement until it is let through, and notes rows written side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Semaphore(0)
+        self.started = asyncio.Semaphore(0)
+        self.being_written: set[str] = set()
+
+    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+        rows = {change.subscription_id for change in changes}
+        assert not rows & self.being_written
+        self.being_written |= rows
+        self.started.release()
+        await self.gate.acquire()
+        self.being_written -= rows
+        return await super().apply(changes)
+
+
+async def test_two_writes_to_one_subscription_never_run_at_once() -> None:
+    store = GatedStore()
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running(writers=4):
+        shard.receive(update_of(0, tags={"n": 0}))
+        await store.started.acquire()
+
+        shard.receive(update_of(0, tags={"n": 1}), update_of(1), first=1)
+        await store.started.acquire()
+        writing_meanwhile = set(store.being_written)
+        for _ in range(3):
+            store.gate.release()
+        await shard.work.idle.wait()
+
+    assert writing_meanwhile == {subscription(0), subscription(1)}
+    assert store.rows[APP, subscription(0)].tags == {"n": 1}
+
+
+async def test_nothing_is_completed_before_the_statement_has_succeeded() -> None:
+    store = GatedStore()
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running():
+        shard.receive(update_of(0))
+        await store.started.acquire()
+        during = shard.work.committable
+        store.gate.release()
+        await shard.work.idle.wait()
+
+    assert (during, shard.work.committable) == (0, 1)
+
+
+async def test_a_shard_that_fails_is_retried_and_loses_nothing() -> None:
+    store = FakeStore(outage=Transient("down"))
+    shard = Shard(store)
+    shard.receive(*[update_of(n, increment={"session_count": 1}) for n in range(10)])
+    async with asyncio.timeout(10), shard.running():
+        while len(store.statements) < 3:
+            await asyncio.sleep(0)
+        state, committable = shard.writer.breaker.state, shard.work.committable
+        store.outage = None
+        await shard.work.idle.wait()
+
+    assert state is not BreakerState.CLOSED
+    assert committable == 0
+    assert all(row.properties == {"session_count": 1} for row in store.rows.values())
+    assert len(store.rows) == 10
+
+
+async def test_saturation_is_no_failure() -> None:
+    store = FakeStore(outage=Transient("busy", saturation=True))
+    shard = Shard(store)
+    shard.receive(update_of(0))
+    async with asyncio.timeout(10), shard.running():
+        while len(store.statements) < 5:
+            await asyncio.sleep(0)
+        state = shard.writer.breaker.state
+        store.outage = None
+        await shard.work.idle.wait()
+
+    assert state is BreakerState.CLOSED
+    assert shard.writer.counts.flushes_failed == 0
+
+
+async def test_the_one_poisoned_update_is_found_and_holds_up_nobody() -> None:
+    shard = Shard()
+    good = [update_of(n % 10, increment_tags={"n": 1}) for n in range(64)]
+    poisoned = [*good[:23], update_of(3, tags={"bad": NUL}), *good[23:]]
+    shard.receive(*poisoned)
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [23]
+    assert shard.work.committable == 65
+    for number in range(10):
+        expected = model_of(
+            body_of(update) for update in good if update.subscription_id == subscription(number)
+        )
+        assert shard.store.rows[APP, subscription(number)].tags == expected.tags
+
+
+async def test_finding_one_poisoned_update_takes_logarithmically_many_statements() -> None:
+    shard = Shard(bounds=FlushBounds(64, 10**6, 64, 0.0))
+    shard.receive(*[update_of(n, tags={"bad": NUL} if n == 41 else {}) for n in range(64)])
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [41]
+    assert len(shard.store.statements) == 1 + 2 * 6
+
+
+@given(st.lists(updates, min_size=1, max_size=12), st.data())
+def test_a_replay_from_any_offset_changes_nothing(
+    sequence: list[Update], data: st.DataObject
+) -> None:
+    """A crash after the write and before the commit: everything above the commit comes again."""
+    applied = data.draw(st.integers(0, len(sequence)))
+    committed = data.draw(st.integers(0, applied))
+
+    async def scenario() -> FakeStore:
+        store = FakeStore()
+        if applied:
+            first = Shard(store)
+            first.receive(*sequence[:applied])
+            await first.settle()
+        again = Shard(store)
+        again.receive(*sequence[committed:], first=committed)
+        await again.settle()
+        assert again.work.committable == (len(sequence) if committed < len(sequence) else None)
+        return store
+
+    row = asyncio.run(scenario()).rows[APP, subscription(0)]
+
+    expected = model_of(body_of(update) for update in sequence)
+    assert (row.tags, row.properties) == (expected.tags, expected.properties)
+
+
+async def test_a_missing_row_is_ignored_where_none_is_to_be_created() -> None:
+    shard = Shard(FakeStore(create_missing=False))
+    shard.receive(update_of(0), update_of(1))
+
+    await shard.settle()
+
+    assert shard.writer.counts.updates_ignored == 2
+    assert shard.work.committable == 2
+    assert not shard.store.rows
+
+
+async def test_rows_of_a_lost_partition_are_not_written() -> None:
+    shard = Shard()
+    shard.receive(update_of(0))
+    shard.work.lose()
+    other = PartitionWork(
+        0,
+        shard=shard.writer,
+        budget=ShardBudget(BudgetBounds(10, 10**6, 10), asyncio.Event()),
+        give_up=lambda *_: None,
+    )
+    other.receive([record_of(7, update_of(1))])
+
+    async with asyncio.timeout(10), shard.running():
+        await other.idle.wait()
+
+    assert set(shard.store.rows) == {(APP, subscription(1))}
+
+
+async def test_an_aborted_statement_frees_its_writer() -> None:
+    store = GatedStore()
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running(writers=1):
+        shard.receive(update_of(0))
+        await store.started.acquire()
+        shard.work.lose()
+
+        shard.writer.abort()
+
+        store.being_written.clear()
+        successor = PartitionWork(
+            0,
+            shard=shard.writer,
+            budget=ShardBudget(BudgetBounds(10, 10**6, 10), asyncio.Event()),
+            give_up=lambda *_: None,
+        )
+        successor.receive([record_of(0, update_of(0))])
+        store.gate.release()
+        await successor.idle.wait()
+
+    assert store.rows[APP, subscription(0)].offset == 0

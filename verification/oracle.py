@@ -1,0 +1,143 @@
+"""Judges rows by receipts alone: what was accepted, in the order of its positions."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Self
+
+import asyncpg
+
+from shared.settings import ShardDirectory
+from verification.model import ModelRow
+
+Subscription = tuple[str, str]
+"""App ID and subscription ID, as canonical text."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Where an accepted update stands in Kafka, as its receipt says."""
+
+    epoch: int
+    partition: int
+    offset: int
+
+    @classmethod
+    def of_receipt(cls, receipt: str) -> Self:
+        """Read `epoch.partition.offset`."""
+        return cls(*map(int, receipt.split(".")))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row as Postgres holds it, numbers as decimals."""
+
+    tags: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    epoch: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which a row is not what the receipts say."""
+
+    subscription: Subscription
+    what: str
+
+
+@dataclass
+class Ledger:
+    """Everything that was accepted, by subscription, with its position.
+
+    A request whose outcome is unknown may or may not have been applied. Those that touch a
+    subscription are kept apart, because nothing certain can be said of it any more.
+    """
+
+    accepted: dict[Subscription, list[tuple[Position, Mapping[str, Any]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    unknown: set[Subscription] = field(default_factory=set)
+    count: int = 0
+
+    def accept(self, subscription: Subscription, body: Mapping[str, Any], receipt: str) -> None:
+        """Note an update that was answered 202."""
+        self.accepted[subscription].append((Position.of_receipt(receipt), body))
+        self.count += 1
+
+    def outcome_unknown(self, subscription: Subscription) -> None:
+        """Note an update of which it is not known whether it was accepted."""
+        self.unknown.add(subscription)
+
+    def ends(self) -> dict[int, int]:
+        """Return by partition the offset just after the last accepted update."""
+        ends: dict[int, int] = {}
+        for updates in self.accepted.values():
+            for position, _ in updates:
+                ends[position.partition] = max(ends.get(position.partition, 0), position.offset + 1)
+        return ends
+
+    def expected(self, dead_lettered: Iterable[Position] = ()) -> dict[Subscription, ModelRow]:
+        """Apply each subscription's updates in the order of their positions."""
+        skipped = set(dead_lettered)
+        rows = {}
+        for subscription, updates in self.accepted.items():
+            if subscription in self.unknown:
+                continue
+            row = ModelRow()
+            for position, body in sorted(updates, key=lambda update: update[0]):
+                if position not in skipped:
+                    row.apply(body)
+            rows[subscription] = row
+        return rows
+
+    def differences(
+        self,
+        stored: Mapping[Subscription, StoredRow],
+        dead_lettered: Iterable[Position] = (),
+    ) -> Sequence[Difference]:
+        """Compare what is stored with what the receipts say; empty when all is right."""
+        found = []
+        skipped = set(dead_lettered)
+        for subscription, row in self.expected(skipped).items():
+            actual = stored.get(subscription)
+            positions = {position for position, _ in self.accepted[subscription]} - skipped
+            if actual is None:
+                if positions:
+                    found.append(Difference(subscription, "the row is missing"))
+            elif actual.tags != row.tags:
+                found.append(Difference(subscription, "the tags differ"))
+            elif actual.properties != row.properties:
+                found.append(Difference(subscription, "the properties or counters differ"))
+            elif actual.offset != max(positions).offset:
+                found.append(Difference(subscription, "the position differs"))
+        return found
+
+
+async def read_rows(
+    directory: ShardDirectory, apps: Iterable[str]
+) -> dict[Subscription, StoredRow]:
+    """Read every row of `apps` from all shards; one on the wrong shard counts as well."""
+    wanted = list(apps)
+    rows: dict[Subscription, StoredRow] = {}
+    for dsn in directory.dsns.values():
+        connection = await asyncpg.connect(dsn.get_secret_value())
+        try:
+            found = await connection.fetch(
+                "SELECT app_id::text, subscription_id::text, tags, properties, "
+                "applied_epoch, applied_offset FROM subscriptions WHERE app_id = ANY($1::uuid[])",
+                wanted,
+            )
+        finally:
+            await connection.close()
+        for app, subscription, tags, properties, epoch, offset in found:
+            key = (app, subscription)
+            assert key not in rows, f"{key} is on two shards"
+            rows[key] = StoredRow(_exact_json(tags), _exact_json(properties), epoch, offset)
+    return rows
+
+
+def _exact_json(text: str) -> Any:
+    return json.loads(text, parse_int=Decimal, parse_float=Decimal)

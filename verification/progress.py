@@ -1,0 +1,40 @@
+"""How far a consumer group has come, read from Kafka alone."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from shared.kafka_clients import client_options
+from shared.settings import KafkaSettings
+
+
+async def wait_until_committed(
+    kafka: KafkaSettings,
+    group: str,
+    ends: Mapping[int, int],
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Wait until the group has committed every partition up to its end.
+
+    `ends` has by partition the offset just after the last record that matters; `on_progress` is
+    told how many records are still waiting. The caller bounds the time.
+    """
+    admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-verification"))
+    await admin.start()
+    try:
+        while True:
+            committed = await admin.list_consumer_group_offsets(group)
+            offsets = {
+                tp.partition: at.offset for tp, at in committed.items() if tp.topic == kafka.topic
+            }
+            waiting = sum(
+                max(0, end - max(0, offsets.get(partition, 0))) for partition, end in ends.items()
+            )
+            on_progress(waiting)
+            if not waiting:
+                return
+            await asyncio.sleep(0.1)
+    finally:
+        await admin.close()
