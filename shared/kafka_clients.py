@@ -64,21 +64,26 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
     return context
 
 
+_TOPIC_APPEARS_WITHIN_S: Final = 3.0
+"""How long after its creation a topic may still be unknown to a broker."""
+
+
 async def require_topic(kafka: KafkaSettings) -> None:
     """Wait for a broker, and check that the topic of updates is there with 720 partitions.
 
     Raises:
         Misconfigured: it is missing, has another number of partitions, or may not be read.
     """
-    backoff_s = 0.2
-    while (found := await _partitions_of(kafka)) is None:
-        log.warning("kafka.unreachable", retry_in_s=backoff_s)
+    backoff_s, missing_s = 0.2, 0.0
+    while not (found := await _partitions_of(kafka)):
+        if found == 0 and missing_s >= _TOPIC_APPEARS_WITHIN_S:
+            raise Misconfigured(
+                f"Topic {kafka.topic} does not exist; create it with `tidemark topics create`."
+            )
+        missing_s += backoff_s if found == 0 else 0.0
+        log.warning("kafka.not_ready", broker_answers=found is not None, retry_in_s=backoff_s)
         await asyncio.sleep(backoff_s)
         backoff_s = min(backoff_s * 2, 5.0)
-    if found == 0:
-        raise Misconfigured(
-            f"Topic {kafka.topic} does not exist; create it with `tidemark topics create`."
-        )
     if found != PARTITIONS:
         raise Misconfigured(
             f"Topic {kafka.topic} has {found} partitions, but an app's partition is computed for "

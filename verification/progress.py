@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from shared.kafka_clients import client_options
 from shared.settings import KafkaSettings
@@ -25,10 +26,7 @@ async def wait_until_committed(
     await admin.start()
     try:
         while True:
-            committed = await admin.list_consumer_group_offsets(group)
-            offsets = {
-                tp.partition: at.offset for tp, at in committed.items() if tp.topic == kafka.topic
-            }
+            offsets = await _committed(admin, group, kafka.topic)
             waiting = sum(
                 max(0, end - max(0, offsets.get(partition, 0))) for partition, end in ends.items()
             )
@@ -38,3 +36,13 @@ async def wait_until_committed(
             await asyncio.sleep(0.1)
     finally:
         await admin.close()
+
+
+async def _committed(admin: AIOKafkaAdminClient, group: str, topic: str) -> Mapping[int, int]:
+    try:
+        committed = await admin.list_consumer_group_offsets(group)
+    except KafkaError as error:
+        if not error.retriable:  # the group's coordinator may be on its way
+            raise
+        return {}
+    return {tp.partition: at.offset for tp, at in committed.items() if tp.topic == topic}

@@ -1,0 +1,273 @@
+"""What a store promises, held against a real shard and against the one in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, suppress
+from decimal import Decimal
+from typing import Any, Protocol
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from consumer.folding import RowChange, fold
+from consumer.store import APPLIED_BEFORE, Applied, ShardStore, open_store
+from shared.errors import Rejected, Transient
+from shared.settings import ShardDirectory
+from shared.topology import ShardMap
+from shared.updates import Update
+from tests.fake_store import NUL, FakeStore
+from tests.records import APP, body_of, pending_of, subscription, update_of
+from verification.model import model_of
+from verification.oracle import read_rows
+
+
+def change_of(first_offset: int, *updates: Update) -> RowChange:
+    return fold([pending_of(first_offset + i, update) for i, update in enumerate(updates)])
+
+
+class Shard(Protocol):
+    """A store, another of a later topic epoch over the same rows, and a way to look at them."""
+
+    async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied: ...
+    async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None: ...
+
+
+class FakeShard:
+    def __init__(self) -> None:
+        self._store = FakeStore()
+
+    async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied:
+        self._store.topic_epoch, self._store.create_missing = epoch, create
+        return await self._store.apply(changes)
+
+    async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        row = self._store.rows.get((APP, subscription(number)))
+        return (row.tags, row.properties) if row else None
+
+
+class RealShard:
+    def __init__(self, dsn: SecretStr, stack: AsyncExitStack) -> None:
+        self._dsn = dsn
+        self._stack = stack
+        self._stores: dict[tuple[int, bool], ShardStore] = {}
+
+    async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied:
+        if (epoch, create) not in self._stores:
+            self._stores[epoch, create] = await self._stack.enter_async_context(
+                open_store(
+                    self._dsn,
+                    connections_max=1,
+                    connect_timeout_s=10,
+                    statement_timeout_s=10,
+                    topic_epoch=epoch,
+                    create_missing=create,
+                )
+            )
+        return await self._stores[epoch, create].apply(changes)
+
+    async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        directory = ShardDirectory(ShardMap.equal(1), {"shard-0": self._dsn})
+        found = (await read_rows(directory, [APP])).get((APP, subscription(number)))
+        return (found.tags, found.properties) if found else None
+
+
+class StoreContract:
+    """Every test runs on both."""
+
+    async def test_a_row_that_is_missing_is_created(self, shard: Shard) -> None:
+        applied = await shard.apply(
+            change_of(5, update_of(1, tags={"a": 1, "gone": None}, increment={"session_count": 2}))
+        )
+
+        assert applied == Applied([5], 1)
+        assert await shard.row(1) == ({"a": Decimal(1)}, {"session_count": Decimal(2)})
+
+    async def test_sets_unsets_and_increments_add_up_as_in_the_model(self, shard: Shard) -> None:
+        sequence = [
+            update_of(1, tags={"plan": "pro", "level": 0.1, "flag": True, "text": "7"}),
+            update_of(1, tags={"plan": None}, increment_tags={"level": 3, "flag": 1, "text": 1}),
+            update_of(1, properties={"language": "en", "enabled": False}),
+            update_of(1, properties={"language": None}, increment={"session_time_s": 2**40}),
+            update_of(1, tags={"ünï": "✓ 東京", "level": -1.5e-7}, increment_tags={"level": 1}),
+        ]
+
+        for offset, update in enumerate(sequence):
+            await shard.apply(change_of(offset, update))
+
+        expected = model_of(body_of(update) for update in sequence)
+        assert await shard.row(1) == (expected.tags, expected.properties)
+
+    async def test_a_change_that_comes_again_changes_nothing(self, shard: Shard) -> None:
+        change = change_of(5, update_of(1, increment={"session_count": 1}))
+        await shard.apply(change)
+
+        again = await shard.apply(change)
+
+        assert again == Applied([5], 0)
+        assert await shard.row(1) == ({}, {"session_count": Decimal(1)})
+
+    async def test_an_older_change_is_refused_and_told_where_the_row_stands(
+        self, shard: Shard
+    ) -> None:
+        await shard.apply(change_of(9, update_of(1, tags={"n": 9})))
+
+        applied = await shard.apply(change_of(3, update_of(1, tags={"n": 3})))
+
+        assert applied == Applied([9], 0)
+        assert await shard.row(1) == ({"n": Decimal(9)}, {})
+
+    async def test_a_fold_that_straddles_the_position_is_not_applied_in_part(
+        self, shard: Shard
+    ) -> None:
+        one = update_of(1, increment={"session_count": 1})
+        await shard.apply(change_of(0, one, one))
+
+        applied = await shard.apply(change_of(1, one, one, one))
+
+        assert applied == Applied([1], 0)
+        assert await shard.row(1) == ({}, {"session_count": Decimal(2)})
+
+    async def test_some_rows_of_a_statement_may_be_behind_and_others_not(
+        self, shard: Shard
+    ) -> None:
+        await shard.apply(change_of(7, update_of(1, tags={"n": 7})))
+
+        applied = await shard.apply(
+            change_of(6, update_of(1, tags={"n": 6})), change_of(8, update_of(2, tags={"n": 8}))
+        )
+
+        assert applied == Applied([7, 8], 1)
+        assert await shard.row(2) == ({"n": Decimal(8)}, {})
+
+    async def test_a_missing_row_is_left_missing_where_none_is_to_be_created(
+        self, shard: Shard
+    ) -> None:
+        applied = await shard.apply(change_of(0, update_of(1, tags={"n": 1})), create=False)
+
+        assert applied == Applied([None], 0)
+        assert await shard.row(1) is None
+
+    async def test_a_later_topic_epoch_starts_over_and_an_earlier_one_is_over(
+        self, shard: Shard
+    ) -> None:
+        await shard.apply(change_of(900, update_of(1, tags={"n": 1})))
+
+        later = await shard.apply(change_of(0, update_of(1, tags={"n": 2})), epoch=1)
+        earlier = await shard.apply(change_of(901, update_of(1, tags={"n": 3})))
+
+        assert later == Applied([0], 1)
+        assert earlier == Applied([APPLIED_BEFORE], 0)
+        assert await shard.row(1) == ({"n": Decimal(2)}, {})
+
+    async def test_data_that_is_refused_takes_nothing_of_its_statement_along(
+        self, shard: Shard
+    ) -> None:
+        with pytest.raises(Rejected) as caught:
+            await shard.apply(
+                change_of(0, update_of(1, tags={"n": 1})),
+                change_of(1, update_of(2, tags={"bad": NUL})),
+            )
+
+        assert caught.value.sqlstate == "22P05"
+        assert await shard.row(1) is None
+
+
+class TestFakeStore(StoreContract):
+    @pytest.fixture
+    def shard(self) -> Shard:
+        return FakeShard()
+
+
+class TestShardStore(StoreContract):
+    @pytest.fixture
+    async def shard(self, databases: Mapping[str, SecretStr]) -> AsyncIterator[Shard]:
+        async with AsyncExitStack() as stack:
+            yield RealShard(databases["shard-0"], stack)
+
+    async def test_first_inserts_of_one_row_at_once_lose_nothing(
+        self, databases: Mapping[str, SecretStr]
+    ) -> None:
+        """Two owners of a partition for a moment: the loser repeats and finds its own in order."""
+        changes = [change_of(n, update_of(n, increment={"session_count": 1})) for n in range(300)]
+        async with AsyncExitStack() as stack:
+            shards = [RealShard(databases["shard-0"], stack) for _ in range(2)]
+
+            async def write(shard: RealShard) -> None:
+                with suppress(Transient):
+                    await shard.apply(*changes)
+                    return
+                await write(shard)
+
+            await asyncio.gather(*map(write, shards))
+
+            rows = [await shards[0].row(n) for n in (0, 150, 299)]
+        assert rows == [({}, {"session_count": Decimal(1)})] * 3
+
+    async def test_a_refused_connection_is_transient(self) -> None:
+        async with AsyncExitStack() as stack:
+            shard = RealShard(SecretStr("postgresql://tidemark@127.0.0.1:1/tidemark"), stack)
+
+            with pytest.raises(Transient):
+                await shard.apply(change_of(0, update_of(1)))
+
+    async def test_a_read_only_server_is_transient(
+        self, shard: Shard, databases: Mapping[str, SecretStr]
+    ) -> None:
+        name = databases["shard-0"].get_secret_value().rpartition("/")[2]
+        connection = await asyncpg.connect(databases["shard-0"].get_secret_value())
+        await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await connection.close()
+
+        with pytest.raises(Transient, match="25006"):
+            await shard.apply(change_of(0, update_of(1)))
+
+    async def test_a_statement_that_hangs_ends_with_its_time_out_and_frees_its_connection(
+        self, databases: Mapping[str, SecretStr]
+    ) -> None:
+        dsn = databases["shard-0"]
+        blocker = await asyncpg.connect(dsn.get_secret_value())
+        async with open_store(
+            dsn,
+            connections_max=1,
+            connect_timeout_s=10,
+            statement_timeout_s=0.3,
+            topic_epoch=0,
+            create_missing=True,
+        ) as store:
+            transaction = blocker.transaction()
+            await transaction.start()
+            await blocker.execute("LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE")
+
+            with pytest.raises(Transient):
+                await store.apply([change_of(0, update_of(1))])
+            await transaction.rollback()
+            applied = await store.apply([change_of(0, update_of(1))])
+
+        await blocker.close()
+        assert applied.positions == [0]
+
+    async def test_the_hot_statement_finds_its_rows_by_the_primary_key(
+        self, shard: Shard, databases: Mapping[str, SecretStr]
+    ) -> None:
+        from consumer.store import _APPLY  # noqa: PLC0415
+
+        connection = await asyncpg.connect(databases["shard-0"].get_secret_value())
+        await connection.execute(
+            "INSERT INTO subscriptions SELECT $1::uuid, gen_random_uuid(), '{}', '{}', now(), "
+            "now(), 0, 0 FROM generate_series(1, 50000)",
+            APP,
+        )
+        await connection.execute("ANALYZE subscriptions")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        kinds = "uuid[],uuid[],bigint[],bigint[],bigint[],jsonb[],jsonb[],jsonb[],jsonb[],int,bool"
+        await connection.execute(f"PREPARE hot({kinds}) AS {_APPLY}")
+
+        plan = await connection.fetch(
+            "EXPLAIN EXECUTE hot('{}','{}','{}','{}','{}','{}','{}','{}','{}',0,true)"
+        )
+
+        await connection.close()
+        text = "\n".join(line[0] for line in plan)
+        assert "Index Scan using subscriptions_pkey" in text
+        assert "Seq Scan" not in text

@@ -1,0 +1,285 @@
+"""The consumer on a real broker and real shards."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from pydantic import SecretStr
+
+from consumer.service import run
+from consumer.settings import InFlightSettings, WriteSettings
+from deploy.local.stack import LocalStack
+from shared.errors import Misconfigured
+from shared.settings import KafkaSettings, read_shard_map
+from shared.topology import partition_of
+from shared.updates import Update, encode
+from tests.consumers import (
+    GROUP,
+    consumer_settings,
+    fast_group,
+    produce,
+    read_topic,
+    running_consumer,
+)
+from tests.records import subscription, update_of
+from verification.oracle import Ledger, Position, read_rows
+from verification.progress import wait_until_committed
+
+PATIENCE_S = 60
+
+APPS = [f"{prefix:02x}000000-0000-4000-8000-000000000000" for prefix in range(0, 256, 8)]
+"""Apps of many partitions, eight of them on each of the four shards."""
+
+
+def traffic(count: int, seed: int = 1, apps: Sequence[str] = APPS) -> list[Update]:
+    """Sets, unsets and counters on few keys, so that every mistake in order shows."""
+    pick = random.Random(seed)
+    return [
+        update_of(
+            pick.randrange(20),
+            pick.choice(apps),
+            tags={pick.choice("abc"): pick.choice([None, "x", pick.randrange(100)])},
+            increment={"session_count": 1},
+            increment_tags={pick.choice("abc"): 1},
+        )
+        for _ in range(count)
+    ]
+
+
+async def committed(kafka: KafkaSettings, ledger: Ledger, group: str = GROUP) -> None:
+    await wait_until_committed(kafka, group, ledger.ends())
+
+
+async def assert_rows_are_right(
+    ledger: Ledger, shard_map_file: Path, dead_lettered: Sequence[Position] = ()
+) -> None:
+    rows = await read_rows(read_shard_map(shard_map_file), APPS)
+    assert ledger.differences(rows, dead_lettered) == []
+
+
+async def test_updates_reach_their_rows_and_are_committed(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    ledger = Ledger()
+    await produce(kafka_settings, traffic(5_000), ledger)
+
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_consumer(consumer_settings(kafka_settings, shard_map_file)),
+    ):
+        await committed(kafka_settings, ledger)
+
+    await assert_rows_are_right(ledger, shard_map_file)
+
+
+async def test_reading_everything_again_changes_nothing(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    ledger = Ledger()
+    await produce(kafka_settings, traffic(2_000), ledger)
+
+    async with asyncio.timeout(PATIENCE_S):
+        for group in ("first", "second"):
+            settings = consumer_settings(kafka_settings, shard_map_file, group=fast_group(group))
+            async with running_consumer(settings):
+                await committed(kafka_settings, ledger, group)
+
+    await assert_rows_are_right(ledger, shard_map_file)
+
+
+async def test_partitions_change_hands_while_writes_run(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    ledger = Ledger()
+    settings = consumer_settings(kafka_settings, shard_map_file)
+
+    async with asyncio.timeout(PATIENCE_S), running_consumer(settings):
+        await produce(kafka_settings, traffic(2_000, seed=1), ledger)
+        async with running_consumer(settings):
+            await produce(kafka_settings, traffic(5_000, seed=2), ledger)
+            async with running_consumer(settings):
+                await produce(kafka_settings, traffic(5_000, seed=3), ledger)
+            await produce(kafka_settings, traffic(2_000, seed=4), ledger)
+        await committed(kafka_settings, ledger)
+
+    await assert_rows_are_right(ledger, shard_map_file)
+
+
+async def test_what_can_never_succeed_is_dead_lettered_as_it_came(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    ledger = Ledger()
+    app = APPS[0]
+    partition = partition_of(app)
+    good = [update_of(n % 3, app, increment={"session_count": 1}) for n in range(100)]
+    poisoned = encode(update_of(1, app, tags={"bad": "\x00"}))
+    bad = {
+        b"not json": "undecodable",
+        encode(update_of(1, APPS[-1])): "wrong_partition",
+        poisoned: "refused",
+    }
+    await produce(kafka_settings, good[:50], ledger)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_settings.bootstrap_servers)
+    await producer.start()
+    sent = {
+        value: await producer.send_and_wait(
+            kafka_settings.topic, value, b"the key", partition, headers=[("trace", b"t")]
+        )
+        for value in bad
+    }
+    await producer.stop()
+    await produce(kafka_settings, good[50:], ledger)
+
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_consumer(consumer_settings(kafka_settings, shard_map_file)),
+    ):
+        await committed(kafka_settings, ledger)
+
+    letters = await read_topic(kafka_settings, kafka_settings.dead_letter_topic)
+    assert {letter.value for letter in letters} == set(bad)
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert letter.key == b"the key"
+        assert headers["trace"] == b"t"
+        assert headers["tidemark.reason"].decode() == bad[letter.value]
+        assert headers["tidemark.topic"].decode() == kafka_settings.topic
+        assert headers["tidemark.partition"].decode() == str(partition)
+        assert headers["tidemark.offset"].decode() == str(sent[letter.value].offset)
+        assert headers["tidemark.timestamp"].decode() == str(sent[letter.value].timestamp)
+    assert dict(next(each for each in letters if each.value == poisoned).headers)[
+        "tidemark.sqlstate"
+    ] == (b"22P05")
+    await assert_rows_are_right(ledger, shard_map_file)
+
+
+async def test_a_shard_that_is_down_stops_its_own_partitions_only(
+    stack: LocalStack, kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    of_shard_1 = [app for app in APPS if 180 <= partition_of(app) < 360]
+    of_others = [app for app in APPS if app not in of_shard_1]
+    down, others = Ledger(), Ledger()
+    await asyncio.to_thread(stack.shards["shard-1"].kill)
+    settings = consumer_settings(
+        kafka_settings, shard_map_file, write=WriteSettings(retry_base_ms=20, retry_cap_ms=200)
+    )
+
+    async with asyncio.timeout(PATIENCE_S), running_consumer(settings):
+        await produce(kafka_settings, traffic(500, seed=1, apps=of_shard_1), down)
+        await produce(kafka_settings, traffic(2_000, seed=2, apps=of_others), others)
+        await committed(kafka_settings, others)
+        await asyncio.to_thread(stack.shards["shard-1"].restart)
+        await produce(kafka_settings, traffic(500, seed=3, apps=of_shard_1), down)
+        await committed(kafka_settings, down)
+
+    await assert_rows_are_right(others, shard_map_file)
+    await assert_rows_are_right(down, shard_map_file)
+
+
+async def test_a_partition_over_its_budget_waits_and_goes_on_when_there_is_room(
+    kafka_settings: KafkaSettings, shard_map_file: Path, databases: Mapping[str, SecretStr]
+) -> None:
+    stuck, free = Ledger(), Ledger()
+    settings = consumer_settings(
+        kafka_settings,
+        shard_map_file,
+        in_flight=InFlightSettings(partition_records_max=50),
+        write=WriteSettings(statement_timeout_ms=60_000),
+    )
+    blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+    transaction = blocker.transaction()
+
+    async with asyncio.timeout(PATIENCE_S), running_consumer(settings):
+        await transaction.start()
+        await blocker.execute("LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE")
+        await produce(kafka_settings, traffic(2_000, seed=1, apps=APPS[:1]), stuck)
+        await produce(kafka_settings, traffic(2_000, seed=2, apps=APPS[-2:]), free)
+        await committed(kafka_settings, free)
+        await transaction.rollback()
+        await committed(kafka_settings, stuck)
+
+    await blocker.close()
+    await assert_rows_are_right(stuck, shard_map_file)
+    await assert_rows_are_right(free, shard_map_file)
+
+
+async def test_a_drain_that_takes_too_long_is_abandoned_and_repeated_by_the_next_owner(
+    kafka_settings: KafkaSettings, shard_map_file: Path, databases: Mapping[str, SecretStr]
+) -> None:
+    ledger = Ledger()
+    impatient = consumer_settings(
+        kafka_settings,
+        shard_map_file,
+        group=fast_group(GROUP, drain_timeout_ms=100),
+    )
+    await produce(kafka_settings, traffic(500, apps=APPS[:1]), ledger)
+    blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+    # A connection of its own: within a transaction the view of activity stands still.
+    observer = await asyncpg.connect(databases["shard-0"].get_secret_value())
+
+    async with asyncio.timeout(PATIENCE_S):
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE")
+            async with running_consumer(impatient):
+                while not await observer.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                    "AND datname = current_database()"
+                ):
+                    await asyncio.sleep(0.02)
+        async with running_consumer(impatient):
+            await committed(kafka_settings, ledger)
+
+    await blocker.close()
+    await observer.close()
+    await assert_rows_are_right(ledger, shard_map_file)
+
+
+async def test_updates_of_unknown_subscriptions_can_be_ignored(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    ledger = Ledger()
+    await produce(kafka_settings, traffic(100), ledger)
+
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_consumer(
+            consumer_settings(kafka_settings, shard_map_file, write=WriteSettings(missing="ignore"))
+        ),
+    ):
+        await committed(kafka_settings, ledger)
+
+    assert await read_rows(read_shard_map(shard_map_file), APPS) == {}
+
+
+async def test_it_refuses_to_start_without_its_topic(
+    stack: LocalStack, shard_map_file: Path
+) -> None:
+    kafka = KafkaSettings(bootstrap_servers=stack.plan.bootstrap_servers, topic="not-there")
+
+    with pytest.raises(Misconfigured, match="does not exist"):
+        await run(consumer_settings(kafka, shard_map_file), asyncio.Event())
+
+
+async def test_it_refuses_to_start_on_a_topic_with_another_number_of_partitions(
+    stack: LocalStack, shard_map_file: Path
+) -> None:
+    kafka = KafkaSettings(bootstrap_servers=stack.plan.bootstrap_servers, topic="twelve")
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    await admin.start()
+    await admin.create_topics([NewTopic("twelve", num_partitions=12, replication_factor=1)])
+
+    with pytest.raises(Misconfigured, match="has 12 partitions"):
+        await run(consumer_settings(kafka, shard_map_file), asyncio.Event())
+
+    await admin.delete_topics(["twelve"])
+    await admin.close()
+
+
+def test_the_apps_of_these_tests_live_on_all_shards() -> None:
+    assert {partition_of(app) // 180 for app in APPS} == {0, 1, 2, 3}
+    assert subscription(1) != subscription(2)
