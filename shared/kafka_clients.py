@@ -12,7 +12,6 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     TopicAuthorizationFailedError,
-    for_code,
 )
 from aiokafka.helpers import create_ssl_context
 
@@ -72,13 +71,14 @@ async def require_topic(kafka: KafkaSettings) -> None:
     """Wait for a broker, and check that the topic of updates is there with 720 partitions.
 
     Raises:
-        Misconfigured: it is missing, has another number of partitions, or may not be read.
+        Misconfigured: it is missing or hidden from us, or has another number of partitions.
     """
     backoff_s, missing_s = 0.2, 0.0
     while not (found := await _partitions_of(kafka)):
         if found == 0 and missing_s >= _TOPIC_APPEARS_WITHIN_S:
             raise Misconfigured(
-                f"Topic {kafka.topic} does not exist; create it with `tidemark topics create`."
+                f"Topic {kafka.topic} does not exist, or may not be described; create it with "
+                "`tidemark topics create`, or grant Describe on it."
             )
         missing_s += backoff_s if found == 0 else 0.0
         log.warning("kafka.not_ready", broker_answers=found is not None, retry_in_s=backoff_s)
@@ -96,7 +96,8 @@ async def _partitions_of(kafka: KafkaSettings) -> int | None:
     admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-check"))
     try:
         await admin.start()
-        (topic,) = await admin.describe_topics([kafka.topic])
+        # All of them: a broker may be set up to create a topic that is asked for by name.
+        topics = await admin.describe_topics()
     except KafkaConnectionError:
         return None
     except KafkaError as error:
@@ -108,6 +109,4 @@ async def _partitions_of(kafka: KafkaSettings) -> int | None:
         ) from error
     finally:
         await admin.close()
-    if issubclass(for_code(topic["error_code"]), FORBIDDEN):
-        raise Misconfigured(f"Kafka forbids to describe topic {kafka.topic}; grant Describe on it.")
-    return len(topic["partitions"])
+    return next((len(each["partitions"]) for each in topics if each["topic"] == kafka.topic), 0)

@@ -23,10 +23,13 @@ from shared.updates import Update, encode
 from tests.records import body_of
 from verification.oracle import Ledger
 
-GROUP = "under-test"
-
 FAST_GROUP = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 300, "drain_timeout_ms": 3_000}
 """The shortest session that a broker allows, so that a member that died is replaced soon."""
+
+
+def group_of(kafka: KafkaSettings) -> str:
+    """A group of the test's own, as its topic is: members that were killed stay a while."""
+    return f"of-{kafka.topic}"
 
 
 def free_port() -> int:
@@ -43,7 +46,7 @@ def consumer_settings(
         kafka=kafka,
         shard_map_file=shard_map_file,
         listen=ListenSettings(port=0),
-        **{"group": fast_group(GROUP), **fields},
+        **{"group": fast_group(group_of(kafka)), **fields},
     )
 
 
@@ -160,7 +163,7 @@ def consumer_environment(
     variables = {
         **kafka_environment(kafka),
         "TIDEMARK_SHARD_MAP_FILE": str(shard_map_file),
-        "TIDEMARK_GROUP__ID": GROUP,
+        "TIDEMARK_GROUP__ID": group_of(kafka),
         **{f"TIDEMARK_GROUP__{name.upper()}": str(value) for name, value in FAST_GROUP.items()},
     }
     if instance is not None:

@@ -19,9 +19,9 @@ from shared.settings import KafkaSettings, read_shard_map
 from shared.topology import partition_of
 from shared.updates import Update, encode
 from tests.consumers import (
-    GROUP,
     consumer_settings,
     fast_group,
+    group_of,
     produce,
     read_topic,
     running_consumer,
@@ -51,8 +51,8 @@ def traffic(count: int, seed: int = 1, apps: Sequence[str] = APPS) -> list[Updat
     ]
 
 
-async def committed(kafka: KafkaSettings, ledger: Ledger, group: str = GROUP) -> None:
-    await wait_until_committed(kafka, group, ledger.ends())
+async def committed(kafka: KafkaSettings, ledger: Ledger, group: str | None = None) -> None:
+    await wait_until_committed(kafka, group or group_of(kafka), ledger.ends())
 
 
 async def assert_rows_are_right(
@@ -215,7 +215,7 @@ async def test_a_drain_that_takes_too_long_is_abandoned_and_repeated_by_the_next
     impatient = consumer_settings(
         kafka_settings,
         shard_map_file,
-        group=fast_group(GROUP, drain_timeout_ms=100),
+        group=fast_group(group_of(kafka_settings), drain_timeout_ms=100),
     )
     await produce(kafka_settings, traffic(500, apps=APPS[:1]), ledger)
     blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
