@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from consumer.breaker import BreakerState
+from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.partition_work import BudgetBounds, GiveUp, PartitionWork, ShardBudget
 from consumer.settings import InFlightSettings
 from consumer.shard_writer import ShardWriter
@@ -20,6 +21,7 @@ class AssignedWork:
         writers: Mapping[str, ShardWriter],
         *,
         bounds: InFlightSettings,
+        guard: GuardBounds,
         give_up: GiveUp,
     ) -> None:
         self.room = asyncio.Event()
@@ -29,6 +31,7 @@ class AssignedWork:
         self._shard_map = shard_map
         self._writers = writers
         self._bounds = bounds
+        self._guard = guard
         self._give_up = give_up
         self._partitions: dict[int, PartitionWork] = {}
         self._committed: dict[int, int] = {}
@@ -53,6 +56,7 @@ class AssignedWork:
                 partition,
                 shard=self._writers[name],
                 budget=budgets[name],
+                guard=DeadLetterGuard(self._guard),
                 give_up=self._give_up,
             )
 
@@ -92,7 +96,7 @@ class AssignedWork:
         try:
             async with asyncio.timeout(timeout_s):
                 for work in self._partitions.values():
-                    if self._is_writable(work):
+                    if not work.stopped and self._is_writable(work):
                         await work.idle.wait()
         except TimeoutError:
             pass

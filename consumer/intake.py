@@ -10,6 +10,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from consumer.assigned_work import AssignedWork
+from consumer.partition_work import STOPPED
 from consumer.settings import ConsumerSettings
 from shared.errors import Misconfigured, OwnershipLost, Transient
 from shared.kafka_clients import FORBIDDEN, client_options, require_topic
@@ -46,6 +47,8 @@ class Intake:
                     if partition_work is not None and partition_work.is_full:
                         partition_work.paused = True
                         self._client.pause(tp)
+                        if partition_work.stopped:
+                            log.error("partition.stopped", partition=tp.partition, reason=STOPPED)
         except FORBIDDEN as error:
             raise Misconfigured(
                 f"Kafka forbids what the consumer does ({type(error).__name__}); grant it Read on "

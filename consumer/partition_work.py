@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+from consumer.dead_letter_guard import DeadLetterGuard
 from consumer.offsets import OffsetTracker
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
 from shared.updates import decode
+
+STOPPED: Final = "Most of its recent records can never succeed; see the dead-letter topic."
 
 
 class ReadyQueues(Protocol):
@@ -62,16 +65,25 @@ class PartitionWork:
     """
 
     def __init__(
-        self, partition: int, *, shard: ReadyQueues, budget: ShardBudget, give_up: GiveUp
+        self,
+        partition: int,
+        *,
+        shard: ReadyQueues,
+        budget: ShardBudget,
+        guard: DeadLetterGuard,
+        give_up: GiveUp,
     ) -> None:
         self.partition = partition
         self.lost = False
+        self.stopped = False
+        """Whether too many of its records can never succeed, so that no more is taken or done."""
         self.paused = False
         self.idle = asyncio.Event()
         """Set while nothing is in flight."""
         self.idle.set()
         self._shard = shard
         self._budget = budget
+        self._guard = guard
         self._give_up = give_up
         self._tracker = OffsetTracker()
         self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
@@ -95,13 +107,17 @@ class PartitionWork:
         queues, tracker = self._queues, self._tracker
         count = size = 0
         for record in records:
-            count += 1
-            size += _size(record)
-            tracker.receive(record.offset)
             try:
                 update = decode(record.value, self.partition)
             except Rejected as rejected:
+                if not self.may_give_up():
+                    break
+                update = None
                 self._give_up(self, record, rejected)
+            count += 1
+            size += _size(record)
+            tracker.receive(record.offset)
+            if update is None:
                 continue
             key = (update.app_id, update.subscription_id)
             queue = queues.get(key)
@@ -115,6 +131,11 @@ class PartitionWork:
         self._account(count, size)
         if count:
             self.idle.clear()
+
+    def may_give_up(self) -> bool:
+        """Say whether one more record may go to the dead-letter topic; if not, stop for good."""
+        self.stopped = self.stopped or not self._guard.may_give_up()
+        return not self.stopped
 
     def complete(self, queue: SubscriptionQueue, count: int) -> None:
         """Take out the oldest `count` updates of `queue`, whose effect is durable."""
@@ -132,6 +153,7 @@ class PartitionWork:
             size += _size(record)
             self._tracker.complete(record.offset)
         self._account(-len(records), -size)
+        self._guard.completed(len(records))
         if self.paused and self.has_room:
             self._budget.room.set()
         if not len(self._tracker):
@@ -139,7 +161,7 @@ class PartitionWork:
 
     def release(self, queue: SubscriptionQueue) -> bool:
         """Take back a queue after a write; say whether it is ready for another."""
-        if self.lost:
+        if self.is_over:
             return False
         if queue.updates:
             queue.state = QueueState.READY
@@ -157,6 +179,11 @@ class PartitionWork:
         self.idle.set()
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is to be written any more."""
+        return self.lost or self.stopped
+
+    @property
     def is_full(self) -> bool:
         """Whether no more should be fetched of this partition for now."""
         return self._exceeds(1)
@@ -169,6 +196,8 @@ class PartitionWork:
     def _exceeds(self, divisor: int) -> bool:
         bounds, budget = self._budget.bounds, self._budget
         window = len(self._tracker) * divisor
+        if self.stopped:
+            return True
         if window >= bounds.partition_records:
             return True
         if not budget.is_spent:

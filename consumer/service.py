@@ -10,8 +10,10 @@ import structlog
 from consumer.assigned_work import AssignedWork
 from consumer.breaker import Backoff, Breaker
 from consumer.committer import commit_for_ever
+from consumer.dead_letter_guard import GuardBounds
 from consumer.dead_letters import DeadLetterTopic, UnreadableRecords, open_dead_letters
 from consumer.intake import hand_over, open_intake
+from consumer.pace import Pace, PaceBounds
 from consumer.settings import ConsumerSettings
 from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.status import ConsumerStatus, create_status_app
@@ -36,7 +38,14 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
     ):
         unreadable = UnreadableRecords(dead_letters)
         work = AssignedWork(
-            directory.map, writers, bounds=settings.in_flight, give_up=unreadable.add
+            directory.map,
+            writers,
+            bounds=settings.in_flight,
+            guard=GuardBounds(
+                share_max=settings.dead_letters.share_max,
+                window=settings.dead_letters.window_records,
+            ),
+            give_up=unreadable.add,
         )
         status = ConsumerStatus(work, writers, unreadable)
         group = settings.group
@@ -77,10 +86,15 @@ async def open_writers(
     write = settings.write
     backoff = Backoff(base_s=write.retry_base_ms / 1000, cap_s=write.retry_cap_ms / 1000)
     bounds = FlushBounds(
-        rows=write.rows_per_flush_max,
         bytes=write.bytes_per_flush_max,
         updates_per_row=write.updates_per_fold_max,
         saturation_pause_s=backoff.base_s,
+    )
+    pace = PaceBounds(
+        flushes_max=write.flushes_in_flight_max,
+        rows_min=write.rows_per_flush_min,
+        rows_max=write.rows_per_flush_max,
+        target_s=write.flush_target_ms and write.flush_target_ms / 1000,
     )
     async with AsyncExitStack() as stack:
         writers = {}
@@ -100,6 +114,7 @@ async def open_writers(
                 store=store,
                 dead_letters=dead_letters,
                 breaker=Breaker(backoff, clock=time.monotonic),
+                pace=Pace(pace),
                 bounds=bounds,
             )
         yield writers

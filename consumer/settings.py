@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.logs import LogLevel
 from shared.settings import FrozenModel, KafkaSettings, ListenSettings, ServiceSettings
@@ -102,6 +102,16 @@ class WriteSettings(FrozenModel):
     updates_per_fold_max: int = Field(
         1_000, ge=1, le=100_000, description="Updates of one subscription folded into one row."
     )
+    flush_target_ms: int | None = Field(
+        200,
+        ge=1,
+        le=60_000,
+        description="Statement time to keep to: a shard that takes longer is given fewer "
+        "statements and rows at once, down to one and rows_per_flush_min. Empty fixes both.",
+    )
+    rows_per_flush_min: int = Field(
+        50, ge=1, le=10_000, description="Rows that a slow shard is still given."
+    )
     connect_timeout_ms: int = Field(
         3_000, ge=10, le=60_000, description="How long connecting to a shard may take."
     )
@@ -115,12 +125,39 @@ class WriteSettings(FrozenModel):
         5_000, ge=1, le=600_000, description="Longest wait before a retry; half of it is jitter."
     )
 
+    @field_validator("flush_target_ms", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if self.rows_per_flush_min > self.rows_per_flush_max:
+            message = "rows_per_flush_min must be at most rows_per_flush_max"
+            raise ValueError(message)
+        return self
+
     @model_validator(mode="after")
     def _retry_times_fit(self) -> Self:
         if self.retry_base_ms > self.retry_cap_ms:
             message = "retry_base_ms must be at most retry_cap_ms"
             raise ValueError(message)
         return self
+
+
+class DeadLetterSettings(FrozenModel):
+    """When giving up on records is no longer the customers' fault."""
+
+    share_max: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Largest share of dead letters among a partition's recent records; over it, "
+        "the partition is not taken any further until the consumer is restarted.",
+    )
+    window_records: int = Field(
+        100, ge=10, le=1_000_000, description="How many records of a partition are recent."
+    )
 
 
 class ConsumerSettings(ServiceSettings):
@@ -134,5 +171,6 @@ class ConsumerSettings(ServiceSettings):
     fetch: FetchSettings = FetchSettings()
     in_flight: InFlightSettings = InFlightSettings()
     write: WriteSettings = WriteSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
     listen: ListenSettings = ListenSettings(port=8090)
     log_level: LogLevel = Field("info", description="Lowest level of what is logged.")

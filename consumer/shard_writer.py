@@ -10,7 +10,8 @@ import structlog
 
 from consumer.breaker import Breaker, BreakerState
 from consumer.folding import RowChange, fold
-from consumer.partition_work import PartitionWork
+from consumer.pace import Pace
+from consumer.partition_work import STOPPED, PartitionWork
 from consumer.store import Applied
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
@@ -36,7 +37,6 @@ class DeadLetters(Protocol):
 class FlushBounds:
     """Bounds of one statement, and the pause after one that found its shard busy."""
 
-    rows: int
     bytes: int
     updates_per_row: int
     saturation_pause_s: float
@@ -51,6 +51,7 @@ class WriterCounts:
     updates_ignored: int = 0
     updates_dead_lettered: int = 0
     rows_written: int = 0
+    rows_skipped: int = 0
     flushes: int = 0
     flushes_failed: int = 0
     flushes_slowed: int = 0
@@ -79,10 +80,12 @@ class ShardWriter:
         store: Store,
         dead_letters: DeadLetters,
         breaker: Breaker,
+        pace: Pace,
         bounds: FlushBounds,
     ) -> None:
         self.name = name
         self.breaker = breaker
+        self.pace = pace
         self.counts = WriterCounts()
         self._store = store
         self._dead_letters = dead_letters
@@ -90,6 +93,7 @@ class ShardWriter:
         self._ready: deque[tuple[PartitionWork, SubscriptionQueue]] = deque()
         self._has_ready = asyncio.Event()
         self._under_way: set[asyncio.Timeout] = set()
+        self._flush_ended = asyncio.Event()
 
     def add_ready(self, work: PartitionWork, queue: SubscriptionQueue) -> None:
         """Write the head of `queue` when its turn comes."""
@@ -100,6 +104,9 @@ class ShardWriter:
         """Flush for ever; as many run side by side as statements may be under way."""
         while True:
             await self._has_ready.wait()
+            if len(self._under_way) >= self.pace.flushes:
+                await self._flush_ended.wait()
+                continue
             while not self.breaker.admits():  # noqa: ASYNC110 - the breaker knows how long
                 await asyncio.sleep(self.breaker.retry_in_s())
             rows = self._take()
@@ -117,9 +124,9 @@ class ShardWriter:
     def _take(self) -> list[_Row]:
         rows: list[_Row] = []
         size = 0
-        while self._ready and len(rows) < self._bounds.rows and size < self._bounds.bytes:
+        while self._ready and len(rows) < self.pace.rows and size < self._bounds.bytes:
             work, queue = self._ready.popleft()
-            if work.lost:
+            if work.is_over:
                 continue
             queue.state = QueueState.WRITING
             count = 0
@@ -149,23 +156,28 @@ class ShardWriter:
             self._note_success()
         finally:
             self._under_way.discard(deadline)
+            self._flush_ended.set()
+            self._flush_ended.clear()
         for row in rows:
             if row.work.release(row.queue):
                 self.add_ready(row.work, row.queue)
 
     async def _write(self, rows: Sequence[_Row]) -> None:
         """Write rows in one statement; where the data is refused, find the one update by halves."""
-        rows = [row for row in rows if not row.work.lost]
+        rows = [row for row in rows if not row.work.is_over]
         if not rows:
             return
         changes = [fold(row.queue.updates[: row.count]) for row in rows]
+        started = asyncio.get_running_loop().time()
         try:
             applied = await self._store.apply(changes)
         except Rejected as rejected:
             await self._split(rows, rejected)
             return
+        self.pace.note(asyncio.get_running_loop().time() - started, len(rows))
         self.counts.flushes += 1
         self.counts.rows_written += applied.rows_written
+        self.counts.rows_skipped += len(rows) - applied.rows_written
         for row, change, position in zip(rows, changes, applied.positions, strict=True):
             if position is None:
                 self.counts.updates_ignored += row.count
@@ -193,6 +205,9 @@ class ShardWriter:
             await self._write([_Row(work, queue, older)])
             await self._write([_Row(work, queue, count - older)])
             return
+        if not work.may_give_up():
+            log.error("partition.stopped", partition=work.partition, reason=STOPPED)
+            return
         await self._dead_letters.send(queue.updates[0].record, rejected)
         self.counts.updates_dead_lettered += 1
         work.complete(queue, 1)
@@ -205,12 +220,14 @@ class ShardWriter:
     async def _slow_down(self, error: Transient) -> None:
         """Let a busy shard breathe; it answers, so this is no failure."""
         self.counts.flushes_slowed += 1
+        self.pace.note_failure()
         log.debug("shard.saturated", shard=self.name, reason=str(error))
         self._note_success()
         await asyncio.sleep(self._bounds.saturation_pause_s)
 
     def _note_failure(self, error: Transient) -> None:
         self.counts.flushes_failed += 1
+        self.pace.note_failure()
         was_closed = self.breaker.state is BreakerState.CLOSED
         self.breaker.failed()
         if was_closed:

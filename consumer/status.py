@@ -44,6 +44,7 @@ class ConsumerStatus:
             "ready": self.not_ready_because is None,
             "partitions": len(partitions),
             "partitions_paused": sum(work.paused for work in partitions),
+            "partitions_stopped": sum(work.stopped for work in partitions),
             "records_in_flight": sum(work.records_in_flight for work in partitions),
             "unreadable_dead_lettered": self._unreadable.count,
             "rebalances": self._work.assignments,

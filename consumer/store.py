@@ -160,7 +160,9 @@ def _translated_errors() -> Iterator[None]:
             raise Transient(f"Postgres is busy ({sqlstate}).", saturation=True) from error
         if sqlstate[:2] in _DATA_CLASSES:
             raise Rejected(
-                f"Postgres refuses the data ({sqlstate}).", reason="refused", sqlstate=sqlstate
+                f"Postgres refuses the data ({sqlstate}).",
+                reason=error.constraint_name or "refused",
+                sqlstate=sqlstate,
             ) from error
         raise Transient(f"Postgres answers {sqlstate} ({type(error).__name__}).") from error
     except (asyncpg.InterfaceError, OSError) as error:  # TimeoutError is an OSError

@@ -1,3 +1,8 @@
+-- Counts the members of a JSON object.
+CREATE FUNCTION jsonb_member_count(object jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN (SELECT count(*) FROM jsonb_object_keys(object));
+
 -- The row of a subscription, and the position of the last update applied to it.
 CREATE TABLE subscriptions (
     app_id          uuid        NOT NULL,
@@ -8,7 +13,11 @@ CREATE TABLE subscriptions (
     updated_at      timestamptz NOT NULL,
     applied_epoch   integer     NOT NULL,
     applied_offset  bigint      NOT NULL,
-    PRIMARY KEY (app_id, subscription_id)
+    PRIMARY KEY (app_id, subscription_id),
+    -- More than 200 members take at least 8 bytes each: a small object need not be counted.
+    CONSTRAINT too_many_tags CHECK (
+        pg_column_size(tags) < 1600 OR jsonb_member_count(tags) <= 200
+    )
 ) WITH (fillfactor = 70);  -- room on the page, so that updates stay on it (HOT)
 
 COMMENT ON COLUMN subscriptions.updated_at IS 'Acceptance time of the last update applied.';

@@ -204,6 +204,18 @@ class TestShardStore(StoreContract):
             rows = [await shards[0].row(n) for n in (0, 150, 299)]
         assert rows == [({}, {"session_count": Decimal(1)})] * 3
 
+    async def test_a_row_may_have_200_tags_and_no_more(self, shard: Shard) -> None:
+        await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(200)})))
+        await shard.apply(change_of(1, update_of(1, tags={"0": None, "new": 1})))
+
+        with pytest.raises(Rejected) as caught:
+            await shard.apply(change_of(2, update_of(1, increment_tags={"one_more": 1})))
+
+        assert caught.value.reason == "too_many_tags"
+        row = await shard.row(1)
+        assert row is not None
+        assert len(row[0]) == 200
+
     async def test_a_refused_connection_is_transient(self) -> None:
         async with AsyncExitStack() as stack:
             shard = RealShard(SecretStr("postgresql://tidemark@127.0.0.1:1/tidemark"), stack)

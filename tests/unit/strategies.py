@@ -9,7 +9,9 @@ scalars = (
     st.booleans()
     | st.integers(-(2**53), 2**53)
     | st.floats(allow_nan=False, allow_infinity=False, width=32)
-    | st.text(min_size=1, max_size=5)
+    | st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=5
+    )
 )
 
 updates = st.builds(

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
@@ -30,6 +31,7 @@ class Setup:
             0,
             shard=self.ready,
             budget=self.budget,
+            guard=DeadLetterGuard(GuardBounds(share_max=0.5, window=10)),
             give_up=lambda _, record, rejected: self.given_up.append((record, rejected)),
         )
 
@@ -178,3 +180,17 @@ def test_a_released_queue_is_ready_again_only_with_more_work(more: bool) -> None
 
     assert work.release(queue) is more
     assert queue.state is (QueueState.READY if more else QueueState.IDLE)
+
+
+def test_a_partition_of_nothing_but_poison_is_stopped_and_not_drained() -> None:
+    setup = Setup()
+    work = setup.work()
+
+    work.receive([StubRecord(offset, b"not json") for offset in range(20)])
+    for record, _ in setup.given_up:
+        work.complete_records([record])
+
+    assert work.stopped
+    assert work.is_full
+    assert len(setup.given_up) == 5
+    assert work.committable == 5

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.breaker import Backoff, Breaker, BreakerState
+from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.folding import RowChange
+from consumer.pace import Pace, PaceBounds
 from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
 from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.store import Applied
@@ -18,7 +20,8 @@ from tests.records import APP, body_of, record_of, subscription, update_of
 from tests.unit.strategies import updates
 from verification.model import model_of
 
-BOUNDS = FlushBounds(rows=100, bytes=10**6, updates_per_row=100, saturation_pause_s=0.0)
+BOUNDS = FlushBounds(bytes=10**6, updates_per_row=100, saturation_pause_s=0.0)
+GUARD = GuardBounds(share_max=0.1, window=100)
 
 
 class Graveyard:
@@ -34,7 +37,9 @@ class Graveyard:
 class Shard:
     """A writer over a store in memory, with one partition's work."""
 
-    def __init__(self, store: FakeStore | None = None, bounds: FlushBounds = BOUNDS) -> None:
+    def __init__(
+        self, store: FakeStore | None = None, bounds: FlushBounds = BOUNDS, rows: int = 100
+    ) -> None:
         self.store = store or FakeStore()
         self.graveyard = Graveyard()
         loop = asyncio.get_running_loop()
@@ -43,10 +48,19 @@ class Shard:
             store=self.store,
             dead_letters=self.graveyard,
             breaker=Breaker(Backoff(base_s=0.001, cap_s=0.001), clock=loop.time),
+            pace=Pace(PaceBounds(flushes_max=4, rows_min=1, rows_max=rows, target_s=None)),
             bounds=bounds,
         )
-        budget = ShardBudget(BudgetBounds(10**6, 10**9, 10**6), asyncio.Event())
-        self.work = PartitionWork(0, shard=self.writer, budget=budget, give_up=lambda *_: None)
+        self.work = self.assign()
+
+    def assign(self) -> PartitionWork:
+        return PartitionWork(
+            0,
+            shard=self.writer,
+            budget=ShardBudget(BudgetBounds(10**6, 10**9, 10**6), asyncio.Event()),
+            guard=DeadLetterGuard(GUARD),
+            give_up=lambda *_: None,
+        )
 
     def receive(self, *sequence: Update, first: int = 0) -> None:
         self.work.receive([record_of(first + i, update) for i, update in enumerate(sequence)])
@@ -80,7 +94,7 @@ async def test_what_waits_for_one_row_is_written_once() -> None:
 
 
 async def test_a_flush_takes_at_most_its_bound_of_rows_and_a_fold_of_updates() -> None:
-    shard = Shard(bounds=FlushBounds(3, 10**6, 2, 0.0))
+    shard = Shard(bounds=FlushBounds(10**6, 2, 0.0), rows=3)
     shard.receive(*[update_of(n % 5, tags={"n": n}) for n in range(20)])
 
     await shard.settle()
@@ -95,7 +109,7 @@ async def test_a_flush_takes_at_most_its_bound_of_rows_and_a_fold_of_updates() -
 
 
 async def test_a_flush_stops_growing_at_its_bytes() -> None:
-    shard = Shard(bounds=FlushBounds(100, 1_000, 100, 0.0))
+    shard = Shard(bounds=FlushBounds(1_000, 100, 0.0))
     shard.receive(*[update_of(n, tags={"text": "x" * 600}) for n in range(6)])
 
     await shard.settle()
@@ -203,7 +217,7 @@ async def test_the_one_poisoned_update_is_found_and_holds_up_nobody() -> None:
 
 
 async def test_finding_one_poisoned_update_takes_logarithmically_many_statements() -> None:
-    shard = Shard(bounds=FlushBounds(64, 10**6, 64, 0.0))
+    shard = Shard(rows=64)
     shard.receive(*[update_of(n, tags={"bad": NUL} if n == 41 else {}) for n in range(64)])
 
     await shard.settle()
@@ -253,12 +267,7 @@ async def test_rows_of_a_lost_partition_are_not_written() -> None:
     shard = Shard()
     shard.receive(update_of(0))
     shard.work.lose()
-    other = PartitionWork(
-        0,
-        shard=shard.writer,
-        budget=ShardBudget(BudgetBounds(10, 10**6, 10), asyncio.Event()),
-        give_up=lambda *_: None,
-    )
+    other = shard.assign()
     other.receive([record_of(7, update_of(1))])
 
     async with asyncio.timeout(10), shard.running():
@@ -278,14 +287,44 @@ async def test_an_aborted_statement_frees_its_writer() -> None:
         shard.writer.abort()
 
         store.being_written.clear()
-        successor = PartitionWork(
-            0,
-            shard=shard.writer,
-            budget=ShardBudget(BudgetBounds(10, 10**6, 10), asyncio.Event()),
-            give_up=lambda *_: None,
-        )
+        successor = shard.assign()
         successor.receive([record_of(0, update_of(0))])
         store.gate.release()
         await successor.idle.wait()
 
     assert store.rows[APP, subscription(0)].offset == 0
+
+
+async def test_a_partition_of_nothing_but_poison_is_stopped_and_others_go_on() -> None:
+    shard = Shard()
+    shard.receive(*[update_of(n, tags={"bad": NUL}) for n in range(50)])
+    other = shard.assign()
+    other.receive([record_of(7, update_of(99))])
+
+    async with asyncio.timeout(10), shard.running():
+        await other.idle.wait()
+        while not shard.work.stopped:
+            await asyncio.sleep(0)
+
+    assert len(shard.graveyard.offsets) == 10
+    assert shard.work.committable is not None
+    assert shard.work.committable <= 10
+
+
+async def test_a_slow_shard_is_given_one_statement_at_a_time() -> None:
+    store = GatedStore()
+    shard = Shard(store)
+    shard.writer.pace = Pace(PaceBounds(flushes_max=4, rows_min=1, rows_max=1, target_s=0.001))
+    for _ in range(10):
+        shard.writer.pace.note_failure()
+    async with asyncio.timeout(10), shard.running(writers=4):
+        shard.receive(*[update_of(n) for n in range(5)])
+        await store.started.acquire()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        side_by_side = len(store.being_written)
+        for _ in range(5):
+            store.gate.release()
+        await shard.work.idle.wait()
+
+    assert side_by_side == 1
