@@ -46,9 +46,7 @@ async def databases(stack: LocalStack) -> AsyncIterator[Mapping[str, SecretStr]]
 
 
 @pytest.fixture
-def shard_map_file(
-    stack: LocalStack, databases: Mapping[str, SecretStr], tmp_path: Path
-) -> Path:
+def shard_map_file(stack: LocalStack, databases: Mapping[str, SecretStr], tmp_path: Path) -> Path:
     """A shard map of this test's databases."""
     path = tmp_path / "shard_map.json"
     stack.write_shard_map(path, {name: dsn.get_secret_value() for name, dsn in databases.items()})

@@ -1,0 +1,68 @@
+# The only door: every target works on a fresh clone with make and Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .local/venv/bin/python
+LOCAL := $(VENV) -m deploy.local
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs psql demo check test bench lock clean \
+	bootstrap check-lint check-format check-types check-imports
+
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables of make up, here or in .env: CONSUMERS=1, INGEST_PORT=8080, KAFKA_PORT=9092"
+	@echo "(and the next), POSTGRES_PORT=5440 (and the next 3), STATUS_PORT=8090 (one a consumer)."
+	@echo "Another Python: make PYTHON=python3.12 …"
+
+up: bootstrap ## Start broker, shards and services, or what is missing of them
+	@$(LOCAL) up
+
+down: ## End all of it, keep the data
+	@test ! -x $(VENV) || $(LOCAL) down
+
+status: ## Say what runs where; exit 0 if all of it is ready
+	@test -x $(VENV) || { echo "· nothing is running; make up starts it"; exit 1; }
+	@$(LOCAL) status
+
+logs: ## Print the end of every log; FOLLOW=1 goes on
+	@test ! -x $(VENV) || $(LOCAL) logs $(if $(FOLLOW),--follow)
+
+psql: ## Open psql on SHARD=shard-0, or run SQL="…" there
+	@test -x $(VENV) || { echo "· nothing is running; make up starts it"; exit 1; }
+	@$(LOCAL) psql $(or $(SHARD),shard-0)
+
+demo: bootstrap ## Send DEMO_UPDATES=50000 to a running stack and check every row
+	@$(VENV) -m deploy.local.demo
+
+check: bootstrap ## Check style, types and imports
+	@$(MAKE) --no-print-directory -j 4 check-lint check-format check-types check-imports
+
+test: bootstrap ## Run all tests beside a running stack; ARGS="-k word" for some
+	@$(VENV) -m pytest $(ARGS)
+
+bench: bootstrap ## Measure
+	@$(VENV) -m benchmarks
+
+lock: bootstrap ## Renew requirements/*.txt, and jars.lock where Maven is installed
+	@$(VENV) -m deploy.local.lock_requirements
+	@$(VENV) -m deploy.local.lock_jars
+
+clean: ## End all of it, remove the data
+	@test ! -x $(VENV) || $(LOCAL) clean
+
+bootstrap:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "There is no $(PYTHON): install Python 3.11 or newer, or name it with PYTHON=…"; exit 1; }
+	@"$(PYTHON)" deploy/local/bootstrap.py
+
+check-lint:
+	@$(VENV) -m ruff check --quiet
+
+check-format:
+	@$(VENV) -m ruff format --check --quiet
+
+check-types:
+	@$(VENV) -m mypy --no-error-summary
+
+check-imports:
+	@$(VENV) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"

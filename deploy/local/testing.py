@@ -1,0 +1,100 @@
+"""A stack for one test run, and fresh topics and databases on it for one test."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
+from pydantic import SecretStr
+
+from deploy.local import postgres
+from deploy.local.launch import write_identity
+from deploy.local.layout import TEST_STATES, Layout
+from deploy.local.ports import Plan
+from deploy.local.processes import find
+from deploy.local.stack import LocalStack, read_plan
+from operator_cli.topics import create_topics
+from shared.settings import KafkaSettings
+
+
+@contextmanager
+def temporary_stack() -> Iterator[LocalStack]:
+    """Run a broker and four shards on free ports until the end of the block.
+
+    A run that was killed leaves its stack behind; the next one finds it here and removes it.
+    """
+    remove_stale_stacks()
+    state = _own_state()
+    stack = LocalStack(state, Plan.on_free_ports())
+    stack.save_plan()
+    try:
+        stack.start_infrastructure()
+        yield stack
+    finally:
+        stack.remove()
+
+
+@asynccontextmanager
+async def fresh_topic(stack: LocalStack, name: str) -> AsyncIterator[KafkaSettings]:
+    """Create a topic of 720 partitions and its dead-letter topic; delete both afterwards."""
+    kafka = KafkaSettings(bootstrap_servers=stack.plan.bootstrap_servers, topic=name)
+    await create_topics(kafka)
+    try:
+        yield kafka
+    finally:
+        await asyncio.to_thread(stack.heal)
+        admin = AIOKafkaAdminClient(bootstrap_servers=stack.plan.bootstrap_servers)
+        await admin.start()
+        await admin.delete_topics([kafka.topic, kafka.dead_letter_topic])
+        await admin.close()
+
+
+@asynccontextmanager
+async def fresh_databases(
+    stack: LocalStack, name: str, template: str = postgres.DATABASE
+) -> AsyncIterator[dict[str, SecretStr]]:
+    """Create a database on every shard, and yield the DSNs; drop them afterwards.
+
+    By default it is migrated already: it is a copy, which takes milliseconds.
+    """
+    await _on_every_shard(stack, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        ports = zip(stack.shards, stack.plan.shards, strict=True)
+        yield {shard: SecretStr(postgres.dsn(stack.layout, port, name)) for shard, port in ports}
+    finally:
+        await asyncio.to_thread(stack.heal)
+        await _on_every_shard(stack, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _own_state() -> Path:
+    """Make a directory that has an owner from the moment it is there."""
+    new = TEST_STATES / f"{os.getpid()}.new"
+    new.mkdir(parents=True, exist_ok=True)
+    write_identity(new / "owner.pid")
+    return new.rename(TEST_STATES / str(os.getpid()))
+
+
+async def _on_every_shard(stack: LocalStack, statement: str) -> None:
+    async def execute(port: int) -> None:
+        connection = await asyncpg.connect(postgres.dsn(stack.layout, port, "postgres"))
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    await asyncio.gather(*(execute(port) for port in stack.plan.shards))
+
+
+def remove_stale_stacks() -> None:
+    """End and remove the stacks of test runs that are no more."""
+    for state in TEST_STATES.glob("*[0-9]"):
+        if find(state / "owner.pid") is None:
+            plan = read_plan(Layout(state))
+            if plan is None:
+                shutil.rmtree(state)
+            else:
+                LocalStack(state, plan).remove()

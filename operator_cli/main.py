@@ -1,0 +1,114 @@
+"""The command `tidemark`: what operators type."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from shared.errors import Misconfigured, Transient
+from shared.settings import KafkaSettings, ServiceSettings, load, read_shard_map
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="tidemark",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Operate Tidemark. Settings are read from TIDEMARK_… variables, as the services do.",
+    epilog="Examples: tidemark migrate --dry-run · tidemark topics create. "
+    "Exit codes: 0 done, 1 failed and worth another try, 2 something must be put right.",
+)
+topics_app = typer.Typer(no_args_is_help=True, help="The topics that Tidemark needs.")
+app.add_typer(topics_app, name="topics")
+
+ShardMapFile = Annotated[
+    Path | None,
+    typer.Option("--shard-map", metavar="FILE", help="Default: TIDEMARK_SHARD_MAP_FILE."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class OperatorSettings(ServiceSettings):
+    """What the commands read from the environment."""
+
+    shard_map_file: Path = Path("shard_map.json")
+    kafka: KafkaSettings = KafkaSettings()
+
+
+def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn our errors into a sentence on stderr and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (Misconfigured, Transient) as error:
+            sys.stderr.write(f"tidemark: {error}\n")
+            raise typer.Exit(2 if isinstance(error, Misconfigured) else 1) from None
+
+    return run
+
+
+@app.command(
+    epilog="Examples: tidemark migrate --dry-run · tidemark migrate --shard-map shards.json"
+)
+@with_exit_codes
+def migrate(
+    shard_map: ShardMapFile = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be applied.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the schema of every shard up to date; safe to run again, and during operation."""
+    from operator_cli import migrations
+
+    path = shard_map or load(OperatorSettings).shard_map_file
+    applied = asyncio.run(migrations.migrate(read_shard_map(path).dsns, dry_run=dry_run))
+    if as_json:
+        _print_json({shard: [str(each) for each in done] for shard, done in applied.items()})
+        return
+    for shard, done in applied.items():
+        listing = ", ".join(map(str, done)) or "nothing"
+        typer.echo(f"{shard}: {listing} {'to apply' if dry_run else 'applied'}")
+
+
+@topics_app.command("create", epilog="Example: tidemark topics create --replication-factor 3")
+@with_exit_codes
+def create_topics(
+    replication_factor: Annotated[
+        int | None,
+        typer.Option(min=1, max=9, help="Default: 3, or the number of brokers if lower."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Create the topic of updates and its dead-letter topic where missing; delete nothing."""
+    from operator_cli import topics
+
+    kafka = load(OperatorSettings).kafka
+    states = asyncio.run(topics.create_topics(kafka, replication_factor=replication_factor))
+    if as_json:
+        _print_json(
+            [
+                {"name": each.name, "partitions": each.partitions, "created": each.created}
+                for each in states
+            ]
+        )
+        return
+    for each in states:
+        what = "created" if each.created else "is there already"
+        typer.echo(f"{each.name}: {what}, {each.partitions} partitions")
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    app()

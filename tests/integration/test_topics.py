@@ -1,0 +1,33 @@
+"""Creating topics: what is there is never changed."""
+
+import pytest
+
+from operator_cli.topics import DEAD_LETTER_PARTITIONS, TopicState, create_topics
+from shared.errors import Misconfigured, Transient
+from shared.settings import KafkaSettings
+from shared.topology import PARTITIONS
+
+
+async def test_creating_again_changes_nothing(kafka_settings: KafkaSettings) -> None:
+    states = await create_topics(kafka_settings)
+
+    assert states == [
+        TopicState(kafka_settings.topic, PARTITIONS, created=False),
+        TopicState(kafka_settings.dead_letter_topic, DEAD_LETTER_PARTITIONS, created=False),
+    ]
+
+
+async def test_a_topic_of_another_size_is_refused(kafka_settings: KafkaSettings) -> None:
+    small = KafkaSettings(
+        bootstrap_servers=kafka_settings.bootstrap_servers, topic=kafka_settings.dead_letter_topic
+    )
+
+    with pytest.raises(Misconfigured, match="has 12 partitions where 720 are needed"):
+        await create_topics(small)
+
+
+async def test_a_broker_that_is_not_there_may_be_there_later() -> None:
+    nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1", topic="updates")
+
+    with pytest.raises(Transient, match=r"Kafka at 127\.0\.0\.1:1 could not be asked"):
+        await create_topics(nowhere)
