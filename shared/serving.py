@@ -26,8 +26,8 @@ class HttpSettings(FrozenModel):
     head_bytes_max: int = Field(
         16_384, ge=1_024, le=1_048_576, description="Request line and header fields of one request."
     )
-    head_timeout_ms: int = Field(
-        10_000, ge=10, le=600_000, description="How long the head of a request may take to arrive."
+    request_timeout_ms: int = Field(
+        30_000, ge=10, le=600_000, description="How long a request may take to arrive; then 408."
     )
     keep_alive_ms: int = Field(
         75_000, ge=0, le=3_600_000, description="How long an idle connection is kept."
@@ -117,70 +117,81 @@ class _HeadTooLarge(Exception):  # noqa: N818 - it only ends the parser's callba
 class _BoundedHttp(HttpToolsProtocol):
     """uvicorn's protocol with the bounds it lacks, and every answer of its own a problem document.
 
-    llhttp limits neither the size of a request's head nor the time it takes to arrive.
+    llhttp limits neither the size of a request's head nor the time a request takes to arrive.
     """
 
     def __init__(self, *, bounds: HttpSettings, **options: Any) -> None:
         super().__init__(**options)
         self._bounds = bounds
+        self._arriving = True
         self._in_head = True
-        self._head_bytes = 0
-        self._head_too_large = False
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._bytes_since_head_began = 0
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._bounds.connections_max:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open.")
         else:
-            self._expect_head()
+            self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_ended()
+        self._clear_deadline()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._bytes_since_head_began += len(data)
         super().data_received(data)
-        # A head that came in one piece is over by now, so this costs the others nothing.
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > self._bounds.head_bytes_max:
+        # A request that came in one piece is over by now: these bounds cost it nothing.
+        if self._arriving and not self.transport.is_closing():
+            if self._in_head and self._bytes_since_head_began > self._bounds.head_bytes_max:
                 self._refuse_head()
-            elif self._head_timer is None:
-                self._expect_head()
+            elif self._deadline is None:
+                self._set_deadline()
 
     def on_message_begin(self) -> None:
-        self._in_head = True
-        self._head_bytes = 0
+        self._arriving = self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_ended()
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self._bounds.head_bytes_max:
-            self._head_too_large = True
+        # More may have come than the head, so look closer before saying that it is too large.
+        if self._bytes_since_head_began > self._bounds.head_bytes_max and self._head_is_too_large():
             raise _HeadTooLarge
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._arriving = False
+        self._bytes_since_head_began = 0
+        self._clear_deadline()
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
-        if self._head_too_large:
+        if self.headers is not None and self._head_is_too_large():
             self._refuse_head()
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
-    def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(
-            self._bounds.head_timeout_ms / 1000,
-            self._refuse,
-            HTTPStatus.REQUEST_TIMEOUT,
-            "The head of the request did not arrive in time.",
+    def _head_is_too_large(self) -> bool:
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        return size > self._bounds.head_bytes_max
+
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(
+            self._bounds.request_timeout_ms / 1000, self._give_up_waiting
         )
 
-    def _head_ended(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up_waiting(self) -> None:
+        # There may be a request before this one, or an answer to the beginning of this one.
+        if self.cycle is None or self._in_head == self.cycle.response_complete:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time.")
+        else:
+            self.transport.close()
 
     def _refuse_head(self) -> None:
         self._refuse(

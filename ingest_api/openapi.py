@@ -1,0 +1,109 @@
+"""What OpenAPI says of bodies and problems, which FastAPI cannot read from our endpoints."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from ingest_api.problems import MEDIA_TYPE, RETRY_AFTER_S, Kind, Problem
+from ingest_api.schemas import Batch, BatchProblem, Patch
+
+_REFERENCE: Final = "#/components/schemas/{model}"
+_DOCUMENTED: Final[tuple[type[Any], ...]] = (Patch, Batch, Problem, BatchProblem)
+
+DESCRIPTION: Final = """
+Changes to app subscriptions, accepted at once and applied in order.
+
+An update is answered `202` when it is stored durably, with a **receipt** that names its place;
+the database is written soon after. Updates of one app are applied in the order of their receipts.
+
+Every error is a problem document (RFC 9457, `application/problem+json`). Its `type` answers to
+`GET` with advice on what to do; its `errors` point at each thing that is wrong with the request.
+`503` carries `Retry-After`: updates without a receipt were not accepted. `504` means that the
+outcome is unknown: tags and properties can be sent again safely, increments might count twice.
+
+Bodies are JSON in UTF-8 of up to 1 MiB. Types are strict: `"1"` is a string and never a number.
+A request that is not HTTP is answered `400`, one with too large a head `431`, one that takes too
+long to arrive `408`; the connection is closed then.
+""".strip()
+
+
+def json_body(schema: str) -> dict[str, Any]:
+    """Document a required JSON body of the component `schema`."""
+    content = {"application/json": {"schema": _reference(schema)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def problems(*kinds: Kind, schema: str = "Problem") -> dict[int | str, dict[str, Any]]:
+    """Document the problems that a route may answer, by their status."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        response = responses.setdefault(
+            kind.status.value,
+            {
+                "description": "",
+                "content": {MEDIA_TYPE: {"schema": _reference(schema), "examples": {}}},
+            },
+        )
+        response["description"] = f"{response['description']} {kind.title}".strip()
+        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {
+            "summary": kind.title,
+            "description": kind.advice,
+            "value": {
+                "type": kind.type,
+                "title": kind.title,
+                "status": kind.status.value,
+                "detail": kind.title,
+            },
+        }
+        if kind.status.value == 503:  # noqa: PLR2004
+            response["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds to wait.",
+                    "schema": {"type": "integer", "example": RETRY_AFTER_S},
+                }
+            }
+    return responses
+
+
+def document(app: FastAPI) -> None:
+    """Have `app` describe itself completely."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            _drop_fastapi_errors(schema)
+            schema["components"]["schemas"] |= _components()
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _drop_fastapi_errors(schema: dict[str, Any]) -> None:
+    """Remove the shape that FastAPI assumes for errors: ours are problems, listed by each route."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    for path in schema["paths"].values():
+        for operation in path.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+
+
+def _components() -> dict[str, Any]:
+    components: dict[str, Any] = {}
+    for model in _DOCUMENTED:
+        schema = TypeAdapter(model).json_schema(ref_template=_REFERENCE)
+        components |= schema.pop("$defs", {})
+        components[model.__name__] = schema
+    return components
+
+
+def _reference(schema: str) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=schema)}

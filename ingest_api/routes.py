@@ -1,0 +1,192 @@
+"""The two ways to send updates. HTTP only: translate, publish, answer 202."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Final, Protocol
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from ingest_api.bodies import BodyReader
+from ingest_api.openapi import json_body, problems
+from ingest_api.patches import ReadBatch, canonical_id, read_batch, read_patch
+from ingest_api.problems import (
+    BODY_TOO_LARGE,
+    BUSY,
+    INCOMPLETE,
+    INTERNAL,
+    INVALID,
+    NOT_JSON,
+    OUTCOME_UNKNOWN,
+    UNREACHABLE,
+    UNSUPPORTED_MEDIA_TYPE,
+    ProblemError,
+)
+from ingest_api.publisher import PartlyPublished
+from ingest_api.schemas import Accepted, BatchAccepted
+from shared.errors import Transient
+
+_FAILURES: Final = (
+    NOT_JSON,
+    INCOMPLETE,
+    BODY_TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
+    INVALID,
+    INTERNAL,
+    BUSY,
+    UNREACHABLE,
+    OUTCOME_UNKNOWN,
+)
+_TRUE: Final = frozenset({"true", "1"})
+_FALSE: Final = frozenset({"false", "0"})
+
+AppId = Annotated[
+    str,
+    Path(
+        description="The app, a UUID. Anything else is answered 422.",
+        examples=["d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"],
+        json_schema_extra={"format": "uuid"},
+    ),
+]
+SubscriptionId = Annotated[
+    str,
+    Path(
+        description="The subscription, a UUID. Anything else is answered 422.",
+        examples=["1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680"],
+        json_schema_extra={"format": "uuid"},
+    ),
+]
+Partial = Annotated[
+    bool,
+    Query(
+        description="Accept the good updates of a batch that holds bad ones; without it, one bad "
+        "update fails the whole request."
+    ),
+]
+
+
+class Publisher(Protocol):
+    """Stores updates."""
+
+    async def publish(self, app_id: str, values: Sequence[bytes]) -> list[str]:
+        """Store updates of one app in their order; return a receipt for each.
+
+        Raises:
+            PartlyPublished: some of several are stored, or may be.
+            Transient: none is stored, or it is unknown whether the only one is.
+        """
+        ...
+
+
+class DirectRoute(APIRoute):
+    """A route that FastAPI documents and that is called without its dependency machinery.
+
+    The endpoint gets the request and its path parameters as they came. That saves a third of
+    what an empty request costs.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """Call the endpoint, and nothing before it."""
+        endpoint = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            response: Response = await endpoint(request, **request.path_params)
+            return response
+
+        return handle
+
+
+def update_routes(publisher: Publisher, bodies: BodyReader) -> APIRouter:
+    """Return the routes that take updates."""
+    router = APIRouter(route_class=DirectRoute, tags=["Updates"])
+
+    @router.patch(
+        "/v1/apps/{app_id}/subscriptions/{subscription_id}",
+        status_code=202,
+        response_model=Accepted,
+        response_description="The update is stored, and will be applied.",
+        responses=problems(*_FAILURES),
+        openapi_extra=json_body("Patch"),
+    )
+    async def update_subscription(
+        request: Request, app_id: AppId, subscription_id: SubscriptionId
+    ) -> Response:
+        """Change tags and properties of one subscription, and add to its counters.
+
+        Updates of one subscription are applied in the order of their receipts.
+        """
+        app_id = canonical_id("app_id", app_id)
+        subscription_id = canonical_id("subscription_id", subscription_id)
+        value = read_patch(app_id, subscription_id, await bodies.read(request))
+        [receipt] = await publisher.publish(app_id, [value])
+        return _accepted({"receipt": receipt})
+
+    @router.post(
+        "/v1/apps/{app_id}/subscriptions/batch",
+        status_code=202,
+        response_model=BatchAccepted,
+        response_model_exclude_none=True,
+        response_description="The updates with a receipt are stored, and will be applied.",
+        responses=problems(*_FAILURES, schema="BatchProblem"),
+        openapi_extra=json_body("Batch"),
+    )
+    async def update_subscriptions(
+        request: Request, app_id: AppId, partial: Partial = False
+    ) -> Response:
+        """Change up to 1,000 subscriptions of one app, in the order given.
+
+        One bad update fails the whole request, unless `partial=true`: then the good ones are
+        accepted, and `results` tells of each update, in the order they were sent.
+        """
+        app_id = canonical_id("app_id", app_id)
+        partial = _flag(request, "partial", default=partial)
+        batch = read_batch(app_id, await bodies.read(request), partial=partial)
+        try:
+            receipts = await publisher.publish(app_id, batch.values)
+        except PartlyPublished as error:
+            raise transient_problem(
+                error, _results(batch, error.receipts, unknown=error.unknown)
+            ) from error
+        return _accepted(_results(batch, receipts))
+
+    return router
+
+
+def transient_problem(error: Transient, members: dict[str, Any] | None = None) -> ProblemError:
+    """Return what a client is told where Kafka fails."""
+    not_accepted = BUSY if error.saturation else UNREACHABLE
+    kind = OUTCOME_UNKNOWN if error.outcome_unknown else not_accepted
+    return ProblemError(kind, str(error), members=members or {})
+
+
+def _results(batch: ReadBatch, receipts: list[str], unknown: int = 0) -> dict[str, Any]:
+    """Tell of each update of a batch, in the order they were sent."""
+    results: list[dict[str, Any]] = [{"receipt": receipt} for receipt in receipts]
+    results += [{"outcome": "unknown"}] * unknown
+    results += [{"outcome": "not_accepted"}] * (len(batch.values) - len(results))
+    if batch.rejected:
+        by_place = dict(zip(batch.places, results, strict=True))
+        by_place |= {place: {"errors": batch.rejected[place]} for place in batch.rejected}
+        results = [by_place[place] for place in range(len(by_place))]
+    accepted = len(receipts)
+    return {"accepted": accepted, "rejected": len(results) - accepted, "results": results}
+
+
+def _accepted(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), 202, media_type="application/json")
+
+
+def _flag(request: Request, name: str, *, default: bool) -> bool:
+    """Read a boolean query parameter."""
+    if not request.scope["query_string"]:
+        return default
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    detail = f"{name} is true or false."
+    raise ProblemError(INVALID, detail, [{"parameter": name, "detail": detail}])

@@ -1,0 +1,44 @@
+"""The ingest API as a process: what it opens, and in which order it stops."""
+
+import asyncio
+import gc
+
+import structlog
+
+from ingest_api.app import create_app
+from ingest_api.health import Readiness
+from ingest_api.publisher import open_publisher
+from ingest_api.settings import IngestSettings
+from shared.serving import serving
+
+log = structlog.get_logger()
+
+
+async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop`; then turn unready, answer what was accepted, and flush.
+
+    Raises:
+        Misconfigured: in a group, at the start or as soon as Kafka tells.
+    """
+    async with open_publisher(settings) as publisher:
+        readiness = Readiness(publisher)
+        app = create_app(publisher, readiness, settings.body)
+        async with serving(app, settings.listen, settings.http) as port:
+            _spare_the_collector()
+            log.info("service.started", host=settings.listen.host, port=port)
+            await stop.wait()
+            readiness.draining = True
+            log.info("service.draining", delay_s=settings.shutdown_delay_s)
+            await asyncio.sleep(settings.shutdown_delay_s)
+    log.info("service.stopped")
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from looking at everything all the time.
+
+    What lives now lives to the end. What a request makes is mostly freed without the collector,
+    which by default looks after every 700 new objects: a fifth of a busy server's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -1,0 +1,126 @@
+"""Everything an operator can set of the ingest API."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from shared.logs import LogLevel
+from shared.serving import HttpSettings
+from shared.settings import FrozenModel, KafkaSettings, ListenSettings, ServiceSettings
+
+
+class BodySettings(FrozenModel):
+    """How much of a request is read."""
+
+    bytes_max: int = Field(
+        2**20, ge=2**10, le=2**24, description="Bytes of one body; a longer one is answered 413."
+    )
+    held_bytes_max: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**34,
+        description="Bytes of all bodies that have arrived in part; one more is answered 503.",
+    )
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        if self.bytes_max > self.held_bytes_max:
+            message = "bytes_max must be at most held_bytes_max"
+            raise ValueError(message)
+        return self
+
+
+class ProduceSettings(FrozenModel):
+    """How updates are handed to Kafka, and how many may wait for it."""
+
+    updates_in_flight_max: int = Field(
+        20_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Updates not acknowledged yet; one more is answered 503.",
+    )
+    # All that waits for one broker may become one request, and Kafka refuses one over 100 MiB.
+    bytes_in_flight_max: int = Field(
+        32 * 2**20, ge=4 * 2**20, le=64 * 2**20, description="Their bytes, likewise."
+    )
+    partition_updates_in_flight_max: int = Field(
+        5_000, ge=1_000, le=10_000_000, description="Updates of one partition, likewise."
+    )
+    partition_bytes_in_flight_max: int = Field(
+        8 * 2**20, ge=2 * 2**20, le=64 * 2**20, description="Bytes of one partition, likewise."
+    )
+    record_batch_bytes_max: int = Field(
+        1_000_000,
+        ge=300_000,
+        le=2**24,
+        description="Bytes of one record batch; keep it below the topic's max.message.bytes.",
+    )
+    enqueue_timeout_ms: int = Field(
+        1_000,
+        ge=10,
+        le=60_000,
+        description="How long to wait for a connection and a place in its queue; then 503.",
+    )
+    ack_timeout_ms: int = Field(
+        5_000,
+        ge=10,
+        le=600_000,
+        description="How long to wait for the acknowledgement; then 504, outcome unknown.",
+    )
+    stalled_after_ms: int = Field(
+        1_500,
+        ge=10,
+        le=600_000,
+        description="A partition or broker that acknowledges nothing for this long gets no more: "
+        "503.",
+    )
+
+    @model_validator(mode="after")
+    def _partition_fits(self) -> Self:
+        if (
+            self.partition_updates_in_flight_max > self.updates_in_flight_max
+            or self.partition_bytes_in_flight_max > self.bytes_in_flight_max
+        ):
+            message = "bounds of one partition must be at most those of the process"
+            raise ValueError(message)
+        return self
+
+
+class IngestSettings(ServiceSettings):
+    """All settings of the ingest API."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    listen: ListenSettings = ListenSettings()
+    http: HttpSettings = HttpSettings()
+    body: BodySettings = BodySettings()
+    produce: ProduceSettings = ProduceSettings()
+    shutdown_delay_s: float = Field(
+        0,
+        ge=0,
+        le=300,
+        description="On SIGTERM: how long to serve while unready, until load balancers have seen "
+        "it.",
+    )
+    flush_timeout_ms: int = Field(
+        5_000,
+        ge=0,
+        le=600_000,
+        description="At the end: how long to wait for updates that Kafka has not acknowledged.",
+    )
+    log_level: LogLevel = Field("info", description="Lowest level of what is logged.")
+
+    @model_validator(mode="after")
+    def _accepted_requests_can_end(self) -> Self:
+        slowest_ms = self.produce.enqueue_timeout_ms + self.produce.ack_timeout_ms
+        if self.http.drain_timeout_ms < slowest_ms:
+            message = "http drain_timeout_ms must cover enqueue_timeout_ms and ack_timeout_ms"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _largest_batch_fits(self) -> Self:
+        # Stored, an update also names its app: a batch grows a little on its way.
+        if self.body.bytes_max * 2 > self.produce.partition_bytes_in_flight_max:
+            message = "partition_bytes_in_flight_max must be at least twice body bytes_max"
+            raise ValueError(message)
+        return self

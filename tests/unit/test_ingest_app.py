@@ -1,0 +1,416 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from ingest_api.app import create_app
+from ingest_api.health import Readiness
+from ingest_api.problems import KINDS
+from ingest_api.settings import BodySettings
+from shared.errors import Transient
+from shared.topology import partition_of
+from shared.updates import decode
+from tests.fake_publisher import FakePublisher
+
+APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
+SUBSCRIPTION = "1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680"
+ONE = f"/v1/apps/{APP}/subscriptions/{SUBSCRIPTION}"
+BATCH = f"/v1/apps/{APP}/subscriptions/batch"
+JSON = {"content-type": "application/json"}
+PARTITION = partition_of(APP)
+
+GOOD = {"subscription_id": SUBSCRIPTION, "tags": {"a": 1}}
+BAD = {"subscription_id": SUBSCRIPTION, "tags": {"a": []}}
+
+
+@pytest.fixture
+def publisher() -> FakePublisher:
+    return FakePublisher()
+
+
+@pytest.fixture
+def readiness(publisher: FakePublisher) -> Readiness:
+    return Readiness(publisher)
+
+
+@pytest.fixture
+def app(publisher: FakePublisher, readiness: Readiness) -> FastAPI:
+    return create_app(publisher, readiness, BodySettings(bytes_max=2_000, held_bytes_max=2**20))
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
+        yield client
+
+
+def problem_of(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    problem: dict[str, Any] = response.json()
+    assert response.status_code == problem["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == f"/problems/{slug}"
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
+async def test_an_update_is_published_and_its_receipt_returned(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    response = await client.patch(ONE, json={"tags": {"plan": "pro"}})
+
+    assert response.status_code == 202
+    assert response.json() == {"receipt": f"0.{PARTITION}.0"}
+    [(app_id, value)] = publisher.partitions[PARTITION]
+    update = decode(value, PARTITION)
+    assert (app_id, update.app_id, update.subscription_id) == (APP, APP, SUBSCRIPTION)
+    assert update.tags == {"plan": "pro"}
+
+
+async def test_ids_are_kept_in_one_spelling(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    response = await client.patch(
+        ONE.upper().replace("/V1/APPS", "/v1/apps").replace("SUBSCRIPTIONS", "subscriptions"),
+        json={"tags": {"plan": "pro"}},
+    )
+
+    assert response.status_code == 202
+    update = decode(publisher.values[0], PARTITION)
+    assert (update.app_id, update.subscription_id) == (APP, SUBSCRIPTION)
+
+
+async def test_a_batch_is_answered_update_by_update(client: httpx.AsyncClient) -> None:
+    response = await client.post(BATCH, json={"updates": [GOOD, GOOD, GOOD]})
+
+    assert response.status_code == 202
+    assert response.json() == {
+        "accepted": 3,
+        "rejected": 0,
+        "results": [{"receipt": f"0.{PARTITION}.{offset}"} for offset in range(3)],
+    }
+
+
+async def test_a_bad_update_fails_its_batch(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    response = await client.post(BATCH, json={"updates": [GOOD, BAD]})
+
+    problem = problem_of(response, 422, "invalid")
+    assert [error["pointer"] for error in problem["errors"]] == ["#/updates/1/tags/a"]
+    assert publisher.values == []
+
+
+@pytest.mark.parametrize("flag", ["true", "1"])
+async def test_a_partial_batch_is_answered_in_the_order_it_was_sent(
+    client: httpx.AsyncClient, flag: str
+) -> None:
+    response = await client.post(
+        BATCH, params={"partial": flag}, json={"updates": [BAD, GOOD, BAD, GOOD]}
+    )
+
+    assert response.status_code == 202
+    content = response.json()
+    assert (content["accepted"], content["rejected"]) == (2, 2)
+    assert [list(result) for result in content["results"]] == [
+        ["errors"],
+        ["receipt"],
+        ["errors"],
+        ["receipt"],
+    ]
+    assert content["results"][2]["errors"][0]["pointer"] == "#/updates/2/tags/a"
+    assert content["results"][3]["receipt"] == f"0.{PARTITION}.1"
+
+
+async def test_partial_false_is_not_partial(client: httpx.AsyncClient) -> None:
+    response = await client.post(BATCH, params={"partial": "false"}, json={"updates": [GOOD, BAD]})
+
+    problem_of(response, 422, "invalid")
+
+
+async def test_a_flag_is_a_boolean(client: httpx.AsyncClient) -> None:
+    response = await client.post(BATCH, params={"partial": "maybe"}, json={"updates": [GOOD]})
+
+    assert problem_of(response, 422, "invalid")["errors"][0]["parameter"] == "partial"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        (f"/v1/apps/x/subscriptions/{SUBSCRIPTION}", "app_id"),
+        (f"/v1/apps/{APP}/subscriptions/x", "subscription_id"),
+    ],
+)
+async def test_an_id_that_is_none_is_named(
+    client: httpx.AsyncClient, path: str, parameter: str
+) -> None:
+    response = await client.patch(path, json={"tags": {"a": 1}})
+
+    assert problem_of(response, 422, "invalid")["errors"][0]["parameter"] == parameter
+
+
+async def test_kafka_out_of_reach_is_503(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    publisher.failure = Transient("Kafka cannot be reached.")
+
+    response = await client.patch(ONE, json={"tags": {"a": 1}})
+
+    problem_of(response, 503, "unreachable")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_too_much_in_flight_is_503(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    publisher.failure = Transient("Too much.", saturation=True)
+
+    response = await client.post(BATCH, json={"updates": [GOOD]})
+
+    problem_of(response, 503, "busy")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_an_unknown_outcome_is_504(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    publisher.failure = Transient("No answer.", outcome_unknown=True)
+
+    response = await client.patch(ONE, json={"tags": {"a": 1}})
+
+    problem_of(response, 504, "outcome-unknown")
+    assert "retry-after" not in response.headers
+
+
+async def test_a_batch_cut_off_in_the_middle_tells_of_each_update(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    publisher.failure = Transient("No answer.", outcome_unknown=True)
+    publisher.stored_before_failure = 1
+    publisher.unknown_after_failure = 2
+
+    response = await client.post(
+        BATCH, params={"partial": "true"}, json={"updates": [BAD, GOOD, GOOD, BAD, GOOD, GOOD]}
+    )
+
+    problem = problem_of(response, 504, "outcome-unknown")
+    assert (problem["accepted"], problem["rejected"]) == (1, 5)
+    errors, *others = problem["results"]
+    assert errors["errors"][0]["pointer"] == "#/updates/0/tags/a"
+    assert others[2].pop("errors")
+    assert others == [
+        {"receipt": f"0.{PARTITION}.0"},
+        {"outcome": "unknown"},
+        {},
+        {"outcome": "unknown"},
+        {"outcome": "not_accepted"},
+    ]
+
+
+async def test_a_bug_of_ours_tells_nothing(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    publisher.failure = ZeroDivisionError("secret")
+
+    response = await client.patch(ONE, json={"tags": {"a": 1}})
+
+    problem_of(response, 500, "internal")
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-type": "text/plain"},
+        {"content-type": "application/json; charset=latin-1"},
+        {"content-type": "application/jsonp"},
+        JSON | {"content-encoding": "gzip"},
+    ],
+)
+async def test_what_is_not_declared_as_plain_json_is_415(
+    client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    response = await client.patch(ONE, content=b'{"tags": {"a": 1}}', headers=headers)
+
+    problem_of(response, 415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "Application/JSON", 'application/json ; charset="UTF-8"'],
+)
+async def test_json_may_be_declared_in_several_ways(
+    client: httpx.AsyncClient, content_type: str
+) -> None:
+    response = await client.patch(
+        ONE, content=b'{"tags": {"a": 1}}', headers={"content-type": content_type}
+    )
+
+    assert response.status_code == 202
+
+
+async def test_a_body_over_the_limit_is_413_before_it_is_read(client: httpx.AsyncClient) -> None:
+    async def never_read() -> AsyncIterator[bytes]:
+        raise AssertionError
+        yield b""
+
+    response = await client.patch(
+        ONE, content=never_read(), headers=JSON | {"content-length": "2001"}
+    )
+
+    problem_of(response, 413, "body-too-large")
+
+
+@pytest.mark.parametrize("length", [{}, {"content-length": "10"}])
+async def test_a_body_is_counted_whatever_its_length_is_said_to_be(
+    client: httpx.AsyncClient, length: dict[str, str]
+) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1_000
+            yield b" " * 1_000
+
+    response = await client.patch(ONE, content=endless(), headers=JSON | length)
+
+    problem_of(response, 413, "body-too-large")
+    assert sent <= 3_000
+
+
+async def test_a_body_may_come_in_pieces(client: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in b'{"tags": {"a": 1}}':
+            yield bytes([byte])
+
+    response = await client.patch(ONE, content=pieces(), headers=JSON)
+
+    assert response.status_code == 202
+
+
+async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePublisher) -> None:
+    settings = BodySettings(bytes_max=2**20, held_bytes_max=2**20)
+    app = create_app(publisher, Readiness(publisher), settings)
+    others_may_end = asyncio.Event()
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b" " * 600_000
+        await others_may_end.wait()
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        requests = [
+            tasks.create_task(client.patch(ONE, content=half(), headers=JSON)) for _ in range(2)
+        ]
+        done, _ = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        others_may_end.set()
+
+    problem_of(done.pop().result(), 503, "busy")
+    after = await client_patch(app)
+    assert after.status_code == 202
+
+
+async def client_patch(app: FastAPI) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
+        return await client.patch(ONE, json={"tags": {"a": 1}})
+
+
+async def test_an_unknown_path_is_404(client: httpx.AsyncClient) -> None:
+    problem_of(await client.get("/v2"), 404, "not-found")
+    problem_of(await client.patch(ONE + "/", json={}), 404, "not-found")
+
+
+async def test_a_wrong_method_is_405_and_tells_the_right_one(client: httpx.AsyncClient) -> None:
+    response = await client.get(ONE)
+
+    problem_of(response, 405, "method-not-allowed")
+    assert response.headers["allow"] == "PATCH"
+
+
+@pytest.mark.parametrize("slug", KINDS)
+async def test_the_type_of_a_problem_explains_it(client: httpx.AsyncClient, slug: str) -> None:
+    response = await client.get(f"/problems/{slug}")
+
+    assert response.status_code == 200
+    assert response.json()["advice"]
+
+
+async def test_only_problems_of_ours_are_explained(client: httpx.AsyncClient) -> None:
+    problem_of(await client.get("/problems/x"), 404, "not-found")
+
+
+async def test_ready_follows_the_connection_and_ends_with_the_order_to_stop(
+    client: httpx.AsyncClient, publisher: FakePublisher, readiness: Readiness
+) -> None:
+    publisher.connected_once = False
+    assert (await client.get("/readyz")).status_code == 503
+    assert (await client.get("/readyz")).json()["reason"]
+    assert (await client.get("/livez")).status_code == 200
+
+    publisher.connected_once = True
+    assert (await client.get("/readyz")).json() == {"ready": True}
+
+    readiness.draining = True
+    assert (await client.get("/readyz")).status_code == 503
+    assert (await client.get("/livez")).status_code == 200
+    assert (await client.patch(ONE, json={"tags": {"a": 1}})).status_code == 202
+
+
+def references(schema: object) -> Iterator[str]:
+    match schema:
+        case {"$ref": str(reference)}:
+            yield reference
+        case dict():
+            for value in schema.values():
+                yield from references(value)
+        case list():
+            for value in schema:
+                yield from references(value)
+
+
+async def test_openapi_is_complete(client: httpx.AsyncClient) -> None:
+    schema = (await client.get("/openapi.json")).json()
+
+    for reference in references(schema):
+        assert reference.removeprefix("#/components/schemas/") in schema["components"]["schemas"]
+    assert "HTTPValidationError" not in json.dumps(schema)
+    for path in (ONE, BATCH):
+        template = path.replace(APP, "{app_id}").replace(SUBSCRIPTION, "{subscription_id}")
+        [operation] = schema["paths"][template].values()
+        assert {parameter["name"] for parameter in operation["parameters"]} >= {"app_id"}
+        assert operation["requestBody"]["required"]
+        assert operation["responses"].keys() == {
+            "202",
+            "400",
+            "413",
+            "415",
+            "422",
+            "500",
+            "503",
+            "504",
+        }
+        assert operation["description"]
+
+
+async def test_the_documented_examples_are_accepted(client: httpx.AsyncClient) -> None:
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+
+    for example in schemas["Patch"]["examples"]:
+        assert (await client.patch(ONE, json=example)).status_code == 202
+    for example in schemas["Batch"]["examples"]:
+        assert (await client.post(BATCH, json=example)).status_code == 202
+
+
+async def test_the_docs_are_served(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/docs")).status_code == 200
