@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics that Tidemark needs.")
 app.add_typer(topics_app, name="topics")
+subscription_app = typer.Typer(no_args_is_help=True, help="What is stored of a subscription.")
+app.add_typer(subscription_app, name="subscription")
 
 ShardMapFile = Annotated[
     Path | None,
@@ -104,6 +106,47 @@ def create_topics(
     for each in states:
         what = "created" if each.created else "is there already"
         typer.echo(f"{each.name}: {what}, {each.partitions} partitions")
+
+
+@subscription_app.command(
+    "show",
+    epilog="Example: tidemark subscription show d1f7c2a4-5b0e-4c63-9a8d-2e6f1b7c9d05 "
+    "6c1f0a9e-3d52-47b8-8e14-b90d5a72c3f6",
+)
+@with_exit_codes
+def show_subscription(
+    app_id: Annotated[str, typer.Argument(metavar="APP", help="The app's ID.")],
+    subscription_id: Annotated[
+        str, typer.Argument(metavar="SUBSCRIPTION", help="The subscription's ID.")
+    ],
+    shard_map: ShardMapFile = None,
+    as_json: Json = False,
+) -> None:
+    """Read a row from its shard, with the receipt of the last update in it; 1 if there is none."""
+    from operator_cli import subscriptions
+
+    app_id = subscriptions.canonical("APP", app_id)
+    subscription_id = subscriptions.canonical("SUBSCRIPTION", subscription_id)
+    directory = read_shard_map(shard_map or load(OperatorSettings).shard_map_file)
+    row = asyncio.run(subscriptions.read_subscription(directory, app_id, subscription_id))
+    if row is None:
+        raise Transient(f"Subscription {subscription_id} has no row; nothing of it was applied.")
+    facts = {
+        "app_id": row.app_id,
+        "subscription_id": row.subscription_id,
+        "shard": row.shard,
+        "tags": row.tags,
+        "properties": row.properties,
+        "created_at": row.created_at.isoformat(),
+        "updated_at": row.updated_at.isoformat(),
+        "last_receipt": row.receipt,
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        typer.echo(f"{name:<16} {text}")
 
 
 def _print_json(value: object) -> None:
