@@ -16,7 +16,7 @@ from shared.topology import PARTITIONS
 
 DEAD_LETTER_PARTITIONS: Final = 12
 _REPLICAS_WANTED: Final = 3
-_KNOWN_TIMEOUT_S: Final = 10
+_KNOWN_TIMEOUT_S: Final = 60
 _POLL_S: Final = 0.05
 
 

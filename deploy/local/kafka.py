@@ -43,8 +43,8 @@ log.index.size.max.bytes=131072
 log.segment.delete.delay.ms=1000
 
 # A broker that crashed is let in again once its former self has missed its heartbeats.
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
 
 # A first consumer need not wait for others, and a test may wait for one to be missed.
 group.initial.rebalance.delay.ms=0
