@@ -1,14 +1,14 @@
 """Consecutive updates of one subscription, reduced to one change of its row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from consumer.subscription_queue import PendingUpdate
 from shared.updates import Scalar
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
+class RowChange(msgspec.Struct, frozen=True, gc=False):
     """What one write does to one row: set and unset first, then add the increments on top.
 
     It holds the effect of the updates from `first_offset` to `last_offset`, and is right only
@@ -33,8 +33,9 @@ def fold(pending: Sequence[PendingUpdate]) -> RowChange:
     not evaluated: only the database knows what they add to, and it counts in exact decimals.
     """
     first, last = pending[0], pending[-1]
-    tags, properties = first.update.tags, first.update.properties
-    increment, increment_tags = first.update.increment, first.update.increment_tags
+    update = first.update
+    tags, properties = update.tags, update.properties
+    increment, increment_tags = update.increment, update.increment_tags
     for later in pending[1:]:
         tags, increment_tags = _then(
             tags, increment_tags, later.update.tags, later.update.increment_tags
@@ -43,8 +44,8 @@ def fold(pending: Sequence[PendingUpdate]) -> RowChange:
             properties, increment, later.update.properties, later.update.increment
         )
     return RowChange(
-        first.update.app_id,
-        first.update.subscription_id,
+        update.app_id,
+        update.subscription_id,
         tags,
         properties,
         increment,

@@ -1,6 +1,7 @@
 """Completions in any order, reduced to one offset that is safe to commit."""
 
 from collections import deque
+from collections.abc import Sequence
 
 
 class OffsetTracker:
@@ -22,12 +23,14 @@ class OffsetTracker:
         """Count the offsets at or above `committable`, completed out of order or still open."""
         return len(self._received)
 
-    def receive(self, offset: int) -> None:
-        """Note that the record at `offset` was given to us; offsets only grow."""
-        assert not self._received or offset > self._received[-1]
+    def receive(self, offsets: Sequence[int]) -> None:
+        """Note that the records at `offsets` were given to us; offsets only grow."""
+        if not offsets:
+            return
+        assert not self._received or offsets[0] > self._received[-1]
         if self.committable is None:
-            self.committable = offset
-        self._received.append(offset)
+            self.committable = offsets[0]
+        self._received.extend(offsets)
 
     def complete(self, offset: int) -> None:
         """Note that the effect of the record at `offset` is durable; each is completed once."""

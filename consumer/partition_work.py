@@ -17,8 +17,8 @@ STOPPED: Final = "Most of its recent records can never succeed; see the dead-let
 class ReadyQueues(Protocol):
     """Takes subscriptions that have work and no write under way; a shard's writer is one."""
 
-    def add_ready(self, work: "PartitionWork", queue: SubscriptionQueue) -> None:
-        """Write the head of `queue` when its turn comes."""
+    def add_ready(self, work: "PartitionWork", queues: Sequence[SubscriptionQueue]) -> None:
+        """Write the head of each of `queues` when its turn comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,33 +104,33 @@ class PartitionWork:
     def receive(self, records: Iterable[Record]) -> None:
         """Append each record to its subscription's queue, in offset order."""
         assert not self.lost
-        queues, tracker = self._queues, self._tracker
-        count = size = 0
+        queues, partition = self._queues, self.partition
+        offsets: list[int] = []
+        ready: list[SubscriptionQueue] = []
+        size = 0
         for record in records:
             try:
-                update = decode(record.value, self.partition)
+                update = decode(record.value, partition)
             except Rejected as rejected:
                 if not self.may_give_up():
                     break
-                update = None
                 self._give_up(self, record, rejected)
-            count += 1
-            size += _size(record)
-            tracker.receive(record.offset)
-            if update is None:
-                continue
-            key = (update.app_id, update.subscription_id)
-            queue = queues.get(key)
-            if queue is None:
-                queue = queues[key] = SubscriptionQueue(key)
-                queue.updates.append(PendingUpdate(record, update))
-                queue.state = QueueState.READY
-                self._shard.add_ready(self, queue)
             else:
-                queue.updates.append(PendingUpdate(record, update))
-        self._account(count, size)
-        if count:
+                pending = PendingUpdate(record, update)
+                key = (update.app_id, update.subscription_id)
+                queue = queues.get(key)
+                if queue is None:
+                    queue = queues[key] = SubscriptionQueue(key, [pending], QueueState.READY)
+                    ready.append(queue)
+                else:
+                    queue.updates.append(pending)
+            offsets.append(record.offset)
+            size += _size(record)
+        if offsets:
+            self._tracker.receive(offsets)
+            self._account(len(offsets), size)
             self.idle.clear()
+        self._shard.add_ready(self, ready)
 
     def may_give_up(self) -> bool:
         """Say whether one more record may go to the dead-letter topic; if not, stop for good."""
@@ -148,15 +148,16 @@ class PartitionWork:
         """Note that these records need no more work; too late after `lose`, so ignored then."""
         if self.lost:
             return
+        complete = self._tracker.complete
         size = 0
         for record in records:
             size += _size(record)
-            self._tracker.complete(record.offset)
+            complete(record.offset)
         self._account(-len(records), -size)
         self._guard.completed(len(records))
         if self.paused and self.has_room:
             self._budget.room.set()
-        if not len(self._tracker):
+        if not self._tracker:
             self.idle.set()
 
     def release(self, queue: SubscriptionQueue) -> bool:

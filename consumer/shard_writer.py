@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from consumer.breaker import Breaker, BreakerState
@@ -57,8 +58,7 @@ class WriterCounts:
     flushes_slowed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(msgspec.Struct, frozen=True, gc=False):
     """The oldest `count` updates of a queue, to be written as one row change."""
 
     work: PartitionWork
@@ -95,10 +95,11 @@ class ShardWriter:
         self._under_way: set[asyncio.Timeout] = set()
         self._flush_ended = asyncio.Event()
 
-    def add_ready(self, work: PartitionWork, queue: SubscriptionQueue) -> None:
-        """Write the head of `queue` when its turn comes."""
-        self._ready.append((work, queue))
-        self._has_ready.set()
+    def add_ready(self, work: PartitionWork, queues: Sequence[SubscriptionQueue]) -> None:
+        """Write the head of each of `queues` when its turn comes."""
+        if queues:
+            self._ready.extend([(work, queue) for queue in queues])
+            self._has_ready.set()
 
     async def run(self) -> None:
         """Flush for ever; as many run side by side as statements may be under way."""
@@ -160,7 +161,7 @@ class ShardWriter:
             self._flush_ended.clear()
         for row in rows:
             if row.work.release(row.queue):
-                self.add_ready(row.work, row.queue)
+                self.add_ready(row.work, [row.queue])
 
     async def _write(self, rows: Sequence[_Row]) -> None:
         """Write rows in one statement; where the data is refused, find the one update by halves."""

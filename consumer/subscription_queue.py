@@ -37,20 +37,17 @@ class QueueState(Enum):
     WRITING = "writing"
 
 
-class SubscriptionQueue:
+class SubscriptionQueue(msgspec.Struct, gc=False, eq=False):
     """The updates of one subscription that are not yet durable, oldest first.
 
     It exists only while it has work. While it is WRITING nobody else may write its row; what
     arrives meanwhile waits behind, to be folded into the next write.
     """
 
-    __slots__ = ("key", "state", "updates")
-
-    def __init__(self, key: tuple[str, str]) -> None:
-        self.key = key
-        """App ID and subscription ID."""
-        self.state = QueueState.IDLE
-        self.updates: list[PendingUpdate] = []
+    key: tuple[str, str]
+    """App ID and subscription ID."""
+    updates: list[PendingUpdate]
+    state: QueueState = QueueState.IDLE
 
     def count_through(self, offset: int) -> int:
         """Count the updates at or below `offset`."""

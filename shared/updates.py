@@ -10,6 +10,7 @@ The value of a record is JSON, readable with kcat:
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ Scalar = str | int | float | bool
 COUNTERS: Final = ("session_count", "session_time_s")
 """Properties that are only ever added to."""
 
-_CANONICAL_IDS = re.compile(r"(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}){2}").fullmatch
+_is_canonical = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 
 
 class Update(
@@ -73,10 +74,15 @@ def decode(value: bytes | None, partition: int) -> Update:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # The library's text may quote a field name, never a value.
         raise Rejected(f"The value cannot be decoded: {error}", reason="undecodable") from error
-    if _CANONICAL_IDS(update.app_id + update.subscription_id) is None:
+    home = _home_of(update.app_id)
+    if home is None or _is_canonical(update.subscription_id) is None:
         raise Rejected("The IDs are not canonical UUIDs.", reason="undecodable")
-    if partition_of(update.app_id) != partition:
-        raise Rejected(
-            f"The app lives in partition {partition_of(update.app_id)}.", reason="wrong_partition"
-        )
+    if home != partition:
+        raise Rejected(f"The app lives in partition {home}.", reason="wrong_partition")
     return update
+
+
+@lru_cache(maxsize=65_536)
+def _home_of(app_id: str) -> int | None:
+    """Return the partition of an app, of which there are few; None where its ID is none."""
+    return partition_of(app_id) if _is_canonical(app_id) else None

@@ -17,7 +17,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(gap=st.integers(1, 5))
     def receive(self, gap: int) -> None:
         offset = (self.received[-1] if self.received else 40) + gap
-        self.tracker.receive(offset)
+        self.tracker.receive([offset])
         self.received.append(offset)
 
     @precondition(lambda self: len(self.completed) < len(self.received))
@@ -57,7 +57,7 @@ TestTracker = TrackerMachine.TestCase
 def test_commit_stops_below_the_lowest_update_in_flight() -> None:
     tracker = OffsetTracker()
     for offset in (3, 4, 9):
-        tracker.receive(offset)
+        tracker.receive([offset])
 
     tracker.complete(4)
     tracker.complete(9)
@@ -68,7 +68,7 @@ def test_commit_stops_below_the_lowest_update_in_flight() -> None:
 def test_a_gap_needs_no_work() -> None:
     tracker = OffsetTracker()
     for offset in (3, 90):
-        tracker.receive(offset)
+        tracker.receive([offset])
 
     tracker.complete(3)
 

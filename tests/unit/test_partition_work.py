@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -15,8 +16,8 @@ class Ready:
     def __init__(self) -> None:
         self.queues: list[SubscriptionQueue] = []
 
-    def add_ready(self, work: PartitionWork, queue: SubscriptionQueue) -> None:
-        self.queues.append(queue)
+    def add_ready(self, work: PartitionWork, queues: Sequence[SubscriptionQueue]) -> None:
+        self.queues.extend(queues)
 
 
 class Setup:
