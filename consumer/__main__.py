@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 import sys
+from collections.abc import Iterator
 
 import structlog
 import uvloop
@@ -36,6 +37,15 @@ async def _run(settings: ConsumerSettings) -> None:
     await run(settings, stop)
 
 
+def _each(group: BaseExceptionGroup[Misconfigured]) -> Iterator[Misconfigured]:
+    """Yield the errors in a group of groups: each task group on their way wraps them once more."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
+
+
 def main() -> int:
     """Consume until SIGTERM; 0 after a drain, 2 where a human must act."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -56,7 +66,7 @@ def main() -> int:
         _tune_garbage_collection()
         uvloop.run(_run(settings))
     except* Misconfigured as group:
-        for error in group.exceptions:
+        for error in _each(group):
             sys.stderr.write(f"consumer: {error}\n")
         exit_code = 2
     return exit_code

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from consumer.breaker import BreakerState
-from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
+from consumer.dead_letter_guard import GuardBounds
 from consumer.partition_work import BudgetBounds, GiveUp, PartitionWork, ShardBudget
 from consumer.settings import InFlightSettings
 from consumer.shard_writer import ShardWriter
@@ -56,7 +56,7 @@ class AssignedWork:
                 partition,
                 shard=self._writers[name],
                 budget=budgets[name],
-                guard=DeadLetterGuard(self._guard),
+                guard=self._guard,
                 give_up=self._give_up,
             )
 
@@ -95,7 +95,8 @@ class AssignedWork:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                for work in self._partitions.values():
+                # A list: the other hand-over, of a rebalance or of the end, may clear it.
+                for work in list(self._partitions.values()):
                     if not work.stopped and self._is_writable(work):
                         await work.idle.wait()
         except TimeoutError:

@@ -19,24 +19,22 @@ class DeadLetterGuard:
     up on would have to be brought back by hand.
     """
 
-    __slots__ = ("_bounds", "_completed", "_recent")
+    __slots__ = ("_bounds", "_recent")
 
     def __init__(self, bounds: GuardBounds) -> None:
         self._bounds = bounds
-        self._completed = 0
         self._recent: deque[int] = deque()
-        """For each recent dead letter, how many records had been completed by then."""
+        """For each recent dead letter, how many records had been judged before it."""
 
-    def completed(self, count: int) -> None:
-        """Note records that are done, dead letters among them."""
-        self._completed += count
+    def may_give_up(self, judged: int) -> bool:
+        """Say whether one more dead letter is within bounds, and count it if it is.
 
-    def may_give_up(self) -> bool:
-        """Say whether one more dead letter is within bounds, and count it if it is."""
+        `judged` is how many records have been judged before this one, the good ones included.
+        """
         recent, bounds = self._recent, self._bounds
-        while recent and recent[0] <= self._completed - bounds.window:
+        while recent and recent[0] <= judged - bounds.window:
             recent.popleft()
         if len(recent) + 1 > bounds.share_max * bounds.window:
             return False
-        recent.append(self._completed)
+        recent.append(judged)
         return True

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from consumer.partition_work import PartitionWork
 from consumer.settings import ConsumerSettings
@@ -31,14 +31,18 @@ class DeadLetterTopic:
         Its record cannot be completed before, so there is nothing better to do meanwhile.
         """
         headers = [*record.headers, *_headers(record, rejected)]
+        value = record.value
+        if value is None and record.key is None:
+            value = b""  # aiokafka sends no record without both
         while True:
             try:
                 await self._producer.send_and_wait(
-                    self._topic,
-                    key=record.key,
-                    value=record.value,
-                    headers=headers,
+                    self._topic, key=record.key, value=value, headers=headers
                 )
+            except (MessageSizeTooLargeError, RecordListTooLargeError):
+                # With our headers it no longer fits; its origin says where it can be found.
+                value = b""
+                headers.append(("tidemark.value_omitted", b"too large"))
             except KafkaError as error:
                 level = log.error if isinstance(error, FORBIDDEN) else log.warning
                 level(
@@ -99,19 +103,26 @@ class UnreadableRecords:
 
 @asynccontextmanager
 async def open_dead_letters(settings: ConsumerSettings) -> AsyncIterator[DeadLetterTopic]:
-    """Open a producer to the dead-letter topic; acknowledged means by all in-sync replicas."""
+    """Open a producer to the dead-letter topic; acknowledged means by all in-sync replicas.
+
+    Not an idempotent one: that cannot go on after a record that is refused. A dead letter may be
+    there twice, never not at all.
+    """
     producer = AIOKafkaProducer(
         **client_options(settings.kafka, "tidemark-dead-letters"),
         acks="all",
-        enable_idempotence=True,
         max_request_size=2**21,  # a record of the largest size, and what is added to it
     )
-    await producer.start()
     try:
+        await producer.start()
         yield DeadLetterTopic(
             producer,
             settings.kafka.dead_letter_topic,
             retry_s=settings.write.retry_cap_ms / 1000,
         )
     finally:
-        await producer.stop()
+        try:
+            async with asyncio.timeout(settings.kafka.request_timeout_ms / 1000):
+                await producer.stop()
+        except TimeoutError:
+            log.warning("dead_letters.close_timed_out")

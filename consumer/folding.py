@@ -36,13 +36,9 @@ def fold(pending: Sequence[PendingUpdate]) -> RowChange:
     update = first.update
     tags, properties = update.tags, update.properties
     increment, increment_tags = update.increment, update.increment_tags
-    for later in pending[1:]:
-        tags, increment_tags = _then(
-            tags, increment_tags, later.update.tags, later.update.increment_tags
-        )
-        properties, increment = _then(
-            properties, increment, later.update.properties, later.update.increment
-        )
+    if len(pending) > 1:
+        tags, increment_tags = _fold([(p.update.tags, p.update.increment_tags) for p in pending])
+        properties, increment = _fold([(p.update.properties, p.update.increment) for p in pending])
     return RowChange(
         update.app_id,
         update.subscription_id,
@@ -56,15 +52,17 @@ def fold(pending: Sequence[PendingUpdate]) -> RowChange:
     )
 
 
-def _then(
-    sets: Mapping[str, Scalar | None],
-    adds: Mapping[str, int],
-    later_sets: Mapping[str, Scalar | None],
-    later_adds: Mapping[str, int],
-) -> tuple[Mapping[str, Scalar | None], Mapping[str, int]]:
-    if later_sets:
-        sets = {**sets, **later_sets}
-        adds = {key: amount for key, amount in adds.items() if key not in later_sets}
-    if later_adds:
-        adds = {**adds, **{key: adds.get(key, 0) + n for key, n in later_adds.items()}}
+def _fold(
+    changes: Sequence[tuple[Mapping[str, Scalar | None], Mapping[str, int]]],
+) -> tuple[dict[str, Scalar | None], dict[str, int]]:
+    """Reduce sets, each followed by its increments, to one of both."""
+    sets: dict[str, Scalar | None] = {}
+    adds: dict[str, int] = {}
+    for later_sets, later_adds in changes:
+        sets.update(later_sets)
+        if adds:
+            for name in later_sets:
+                adds.pop(name, None)
+        for name, amount in later_adds.items():
+            adds[name] = adds.get(name, 0) + amount
     return sets, adds

@@ -13,7 +13,7 @@ from consumer.assigned_work import AssignedWork
 from consumer.partition_work import STOPPED
 from consumer.settings import ConsumerSettings
 from shared.errors import Misconfigured, OwnershipLost, Transient
-from shared.kafka_clients import FORBIDDEN, client_options, require_topic
+from shared.kafka_clients import FORBIDDEN, client_options
 
 log = structlog.get_logger()
 
@@ -122,21 +122,22 @@ async def hand_over(intake: Intake, work: AssignedWork, drain_timeout_s: float) 
         return
     abandoned = await work.drain(drain_timeout_s)
     try:
-        await intake.commit(work.committable())
-    except (OwnershipLost, Transient) as error:
-        log.warning("commit.failed", reason=str(error))
+        # As long as the drain at most: together they must end before the session does.
+        async with asyncio.timeout(drain_timeout_s):
+            await intake.commit(work.committable())
+    except (OwnershipLost, Transient, TimeoutError) as error:
+        log.warning("commit.failed", reason=str(error) or type(error).__name__)
     log.info("partitions.revoked", count=len(work.partitions), records_abandoned=abandoned)
     work.lose_all()
 
 
 @asynccontextmanager
 async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
-    """Check the topic, then open a group member that has not joined yet.
+    """Open a group member that has not joined yet.
 
     Raises:
-        Misconfigured: the topic is missing or has not 720 partitions, or a setting is refused.
+        Misconfigured: a setting is refused.
     """
-    await require_topic(settings.kafka)
     group, fetch = settings.group, settings.fetch
     client = AIOKafkaConsumer(
         **client_options(settings.kafka, group.instance_id or "tidemark-consumer"),

@@ -45,14 +45,14 @@ class Pace:
         """Rows that one statement may have."""
         return int(self._rows)
 
-    def note(self, duration_s: float, rows: int) -> None:
-        """Learn from a statement that wrote `rows` rows."""
+    def note(self, duration_s: float, *, more_waits: bool) -> None:
+        """Learn from a statement; `more_waits` says that it could not take all there was."""
         bounds = self._bounds
         if bounds.target_s is None:
             return
         if duration_s > bounds.target_s:
             self._slow_down()
-        elif rows >= self.rows:
+        elif more_waits:
             if self._rows < bounds.rows_max:
                 self._rows = min(bounds.rows_max, self._rows + bounds.rows_max * _ROWS_STEP)
             else:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from consumer.dead_letter_guard import DeadLetterGuard
+from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.offsets import OffsetTracker
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
@@ -70,7 +70,7 @@ class PartitionWork:
         *,
         shard: ReadyQueues,
         budget: ShardBudget,
-        guard: DeadLetterGuard,
+        guard: GuardBounds,
         give_up: GiveUp,
     ) -> None:
         self.partition = partition
@@ -83,7 +83,11 @@ class PartitionWork:
         self.idle.set()
         self._shard = shard
         self._budget = budget
-        self._guard = guard
+        # Two, because records are decoded long before they are written: each has its own count.
+        self._unreadable_guard = DeadLetterGuard(guard)
+        self._refused_guard = DeadLetterGuard(guard)
+        self._received_count = 0
+        self._completed_count = 0
         self._give_up = give_up
         self._tracker = OffsetTracker()
         self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
@@ -112,7 +116,9 @@ class PartitionWork:
             try:
                 update = decode(record.value, partition)
             except Rejected as rejected:
-                if not self.may_give_up():
+                judged = self._received_count + len(offsets)
+                if not self._unreadable_guard.may_give_up(judged):
+                    self.stopped = True
                     break
                 self._give_up(self, record, rejected)
             else:
@@ -128,13 +134,15 @@ class PartitionWork:
             size += _size(record)
         if offsets:
             self._tracker.receive(offsets)
+            self._received_count += len(offsets)
             self._account(len(offsets), size)
             self.idle.clear()
         self._shard.add_ready(self, ready)
 
     def may_give_up(self) -> bool:
-        """Say whether one more record may go to the dead-letter topic; if not, stop for good."""
-        self.stopped = self.stopped or not self._guard.may_give_up()
+        """Say whether one more refused update may be given up on; if not, stop for good."""
+        if not self._refused_guard.may_give_up(self._completed_count):
+            self.stopped = True
         return not self.stopped
 
     def complete(self, queue: SubscriptionQueue, count: int) -> None:
@@ -154,7 +162,7 @@ class PartitionWork:
             size += _size(record)
             complete(record.offset)
         self._account(-len(records), -size)
-        self._guard.completed(len(records))
+        self._completed_count += len(records)
         if self.paused and self.has_room:
             self._budget.room.set()
         if not self._tracker:
@@ -162,7 +170,7 @@ class PartitionWork:
 
     def release(self, queue: SubscriptionQueue) -> bool:
         """Take back a queue after a write; say whether it is ready for another."""
-        if self.is_over:
+        if self.is_over or queue.state is QueueState.GIVING_UP:
             return False
         if queue.updates:
             queue.state = QueueState.READY
@@ -219,4 +227,7 @@ _RECORD_OVERHEAD_BYTES = 700
 
 
 def _size(record: Record) -> int:
-    return len(record.value or b"") + _RECORD_OVERHEAD_BYTES
+    size = len(record.value or b"") + _RECORD_OVERHEAD_BYTES
+    if record.headers:
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return size

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import structlog
 
@@ -18,6 +19,7 @@ from consumer.settings import ConsumerSettings
 from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.status import ConsumerStatus, create_status_app
 from consumer.store import open_store
+from shared.kafka_clients import require_topic
 from shared.serving import serving
 from shared.settings import ShardDirectory, read_shard_map
 
@@ -31,6 +33,8 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
         Misconfigured: a human must act before it can serve.
     """
     directory = read_shard_map(settings.shard_map_file)
+    if not await _done_before(stop, require_topic(settings.kafka)):
+        return
     async with (
         open_dead_letters(settings) as dead_letters,
         open_writers(settings, directory, dead_letters) as writers,
@@ -62,6 +66,10 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
                     name="committer",
                 ),
                 *(
+                    tasks.create_task(writer.give_up_for_ever(), name=f"dead-letters-{name}")
+                    for name, writer in writers.items()
+                ),
+                *(
                     tasks.create_task(writer.run(), name=f"writer-{name}-{i}")
                     for name, writer in writers.items()
                     for i in range(settings.write.flushes_in_flight_max)
@@ -78,6 +86,20 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
     log.info("consumer.stopped")
 
 
+async def _done_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work` unless `stop` comes first; say whether it was done."""
+    working = asyncio.create_task(work, name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return working.done()
+    finally:
+        working.cancel()
+        stopping.cancel()
+
+
 @asynccontextmanager
 async def open_writers(
     settings: ConsumerSettings, directory: ShardDirectory, dead_letters: DeadLetterTopic
@@ -88,7 +110,7 @@ async def open_writers(
     bounds = FlushBounds(
         bytes=write.bytes_per_flush_max,
         updates_per_row=write.updates_per_fold_max,
-        saturation_pause_s=backoff.base_s,
+        saturation=backoff,
     )
     pace = PaceBounds(
         flushes_max=write.flushes_in_flight_max,

@@ -1,15 +1,16 @@
 """Ready subscriptions of one shard, folded and flushed."""
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
 
-from consumer.breaker import Breaker, BreakerState
+from consumer.breaker import Backoff, Breaker, BreakerState
 from consumer.folding import RowChange, fold
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork
@@ -36,11 +37,11 @@ class DeadLetters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlushBounds:
-    """Bounds of one statement, and the pause after one that found its shard busy."""
+    """Bounds of one statement, and the pauses after some that found their shard busy."""
 
     bytes: int
     updates_per_row: int
-    saturation_pause_s: float
+    saturation: Backoff
 
 
 @dataclass(slots=True)
@@ -64,6 +65,14 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     work: PartitionWork
     queue: SubscriptionQueue
     count: int
+
+
+class _Refused(NamedTuple):
+    """A queue whose oldest update Postgres will never take."""
+
+    work: PartitionWork
+    queue: SubscriptionQueue
+    rejected: Rejected
 
 
 class ShardWriter:
@@ -92,6 +101,8 @@ class ShardWriter:
         self._bounds = bounds
         self._ready: deque[tuple[PartitionWork, SubscriptionQueue]] = deque()
         self._has_ready = asyncio.Event()
+        self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
+        self._saturated = 0
         self._under_way: set[asyncio.Timeout] = set()
         self._flush_ended = asyncio.Event()
 
@@ -108,8 +119,9 @@ class ShardWriter:
             if len(self._under_way) >= self.pace.flushes:
                 await self._flush_ended.wait()
                 continue
-            while not self.breaker.admits():  # noqa: ASYNC110 - the breaker knows how long
+            if not self.breaker.admits():
                 await asyncio.sleep(self.breaker.retry_in_s())
+                continue
             rows = self._take()
             if rows:
                 await self._flush(rows)
@@ -142,78 +154,105 @@ class ShardWriter:
         return rows
 
     async def _flush(self, rows: Sequence[_Row]) -> None:
+        refused: Sequence[_Refused] = ()
         try:
             async with asyncio.timeout(None) as deadline:
                 self._under_way.add(deadline)
-                await self._write(rows)
+                try:
+                    refused = await self._attempt(rows)
+                finally:
+                    self._under_way.discard(deadline)
+                    self._flush_ended.set()
+                    self._flush_ended.clear()
         except TimeoutError:  # only `abort` sets the deadline
             self.breaker.gave_up()
+        for each in refused:
+            each.queue.state = QueueState.GIVING_UP
+            self._refused.put_nowait(each)
+        for row in rows:
+            if row.work.release(row.queue):
+                self.add_ready(row.work, [row.queue])
+
+    async def _attempt(self, rows: Sequence[_Row]) -> Sequence[_Refused]:
+        try:
+            refused = await self._write(rows)
         except Transient as error:
             if error.saturation:
                 await self._slow_down(error)
             else:
                 self._note_failure(error)
-        else:
-            self._note_success()
-        finally:
-            self._under_way.discard(deadline)
-            self._flush_ended.set()
-            self._flush_ended.clear()
-        for row in rows:
-            if row.work.release(row.queue):
-                self.add_ready(row.work, [row.queue])
+            return ()
+        self._note_success()
+        return refused
 
-    async def _write(self, rows: Sequence[_Row]) -> None:
-        """Write rows in one statement; where the data is refused, find the one update by halves."""
+    async def _write(self, rows: Sequence[_Row]) -> Sequence[_Refused]:
+        """Write rows in one statement; where the data is refused, find the one update by halves.
+
+        Returns the queues whose oldest update can never be written, and therefore waits.
+        """
         rows = [row for row in rows if not row.work.is_over]
         if not rows:
-            return
+            return ()
         changes = [fold(row.queue.updates[: row.count]) for row in rows]
         started = asyncio.get_running_loop().time()
         try:
             applied = await self._store.apply(changes)
         except Rejected as rejected:
-            await self._split(rows, rejected)
-            return
-        self.pace.note(asyncio.get_running_loop().time() - started, len(rows))
+            return await self._split(rows, rejected)
+        took_s = asyncio.get_running_loop().time() - started
+        self.pace.note(took_s, more_waits=bool(self._ready))
         self.counts.flushes += 1
         self.counts.rows_written += applied.rows_written
         self.counts.rows_skipped += len(rows) - applied.rows_written
         for row, change, position in zip(rows, changes, applied.positions, strict=True):
-            if position is None:
-                self.counts.updates_ignored += row.count
-                row.work.complete(row.queue, row.count)
-            elif position == change.last_offset:
-                self.counts.updates_applied += row.count
-                row.work.complete(row.queue, row.count)
-            else:
-                # An earlier write had taken the head, or all of it: what is above the row's
-                # position stays in the queue and is folded anew from there.
-                count = min(row.count, row.queue.count_through(position))
-                self.counts.updates_replayed += count
-                row.work.complete(row.queue, count)
+            self._complete(row, change, position)
+        return ()
 
-    async def _split(self, rows: Sequence[_Row], rejected: Rejected) -> None:
+    def _complete(self, row: _Row, change: RowChange, position: int | None) -> None:
+        if position is None:
+            self.counts.updates_ignored += row.count
+            row.work.complete(row.queue, row.count)
+        elif position == change.last_offset:
+            self.counts.updates_applied += row.count
+            row.work.complete(row.queue, row.count)
+        else:
+            # An earlier write had taken the head, or all of it: what is above the row's
+            # position stays in the queue and is folded anew from there.
+            count = min(row.count, row.queue.count_through(position))
+            self.counts.updates_replayed += count
+            row.work.complete(row.queue, count)
+
+    async def _split(self, rows: Sequence[_Row], rejected: Rejected) -> Sequence[_Refused]:
         if len(rows) > 1:
             middle = len(rows) // 2
-            await self._write(rows[:middle])
-            await self._write(rows[middle:])
-            return
+            return [*await self._write(rows[:middle]), *await self._write(rows[middle:])]
         work, queue, count = rows[0].work, rows[0].queue, rows[0].count
         if count > 1:
             # In order: the older half is completed, so taken out, before the younger is read.
             older = count // 2
-            await self._write([_Row(work, queue, older)])
-            await self._write([_Row(work, queue, count - older)])
-            return
-        if not work.may_give_up():
-            log.error("partition.stopped", partition=work.partition, reason=STOPPED)
-            return
-        await self._dead_letters.send(queue.updates[0].record, rejected)
-        self.counts.updates_dead_lettered += 1
-        work.complete(queue, 1)
+            return await self._write([_Row(work, queue, older)]) or await self._write(
+                [_Row(work, queue, count - older)]
+            )
+        if work.may_give_up():
+            return [_Refused(work, queue, rejected)]
+        log.error("partition.stopped", partition=work.partition, reason=STOPPED)
+        return ()
+
+    async def give_up_for_ever(self) -> None:
+        """Complete each refused update once the broker has its dead letter; hold up nobody else."""
+        while True:
+            work, queue, rejected = await self._refused.get()
+            if work.lost:
+                continue
+            await self._dead_letters.send(queue.updates[0].record, rejected)
+            self.counts.updates_dead_lettered += 1
+            work.complete(queue, 1)
+            queue.state = QueueState.WRITING
+            if work.release(queue):
+                self.add_ready(work, [queue])
 
     def _note_success(self) -> None:
+        self._saturated = 0
         if self.breaker.state is not BreakerState.CLOSED:
             log.info("shard.recovered", shard=self.name)
         self.breaker.succeeded()
@@ -222,9 +261,11 @@ class ShardWriter:
         """Let a busy shard breathe; it answers, so this is no failure."""
         self.counts.flushes_slowed += 1
         self.pace.note_failure()
-        log.debug("shard.saturated", shard=self.name, reason=str(error))
-        self._note_success()
-        await asyncio.sleep(self._bounds.saturation_pause_s)
+        self.breaker.succeeded()
+        self._saturated += 1
+        pause_s = self._bounds.saturation.wait_s(self._saturated, random.random())  # noqa: S311
+        log.debug("shard.saturated", shard=self.name, reason=str(error), pause_s=pause_s)
+        await asyncio.sleep(pause_s)
 
     def _note_failure(self, error: Transient) -> None:
         self.counts.flushes_failed += 1

@@ -19,6 +19,8 @@ BEFORE_ALL: Final = -1
 APPLIED_BEFORE: Final = 2**63 - 1
 """Where a row of a later topic epoch stands: all of this one was applied before."""
 
+_SERVER_FIRST_S: Final = 1.0
+
 _APPLY: Final = files("consumer.sql").joinpath("apply_changes.sql").read_text()
 _READ_POSITIONS: Final = files("consumer.sql").joinpath("read_positions.sql").read_text()
 
@@ -120,10 +122,14 @@ async def open_store(
         min_size=0,
         max_size=connections_max,
         timeout=connect_timeout_s,
-        command_timeout=statement_timeout_s,
+        # The server ends a statement first, which frees its backend; this is for one that hangs.
+        command_timeout=statement_timeout_s + _SERVER_FIRST_S,
         # Writes leave no state in the session, so there is none to reset after each.
         reset=_leave_as_is,
-        server_settings={"application_name": "tidemark-consumer"},
+        server_settings={
+            "application_name": "tidemark-consumer",
+            "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+        },
     )
     await pool  # connects nothing: min_size is 0
     try:
@@ -165,7 +171,8 @@ def _translated_errors() -> Iterator[None]:
                 sqlstate=sqlstate,
             ) from error
         raise Transient(f"Postgres answers {sqlstate} ({type(error).__name__}).") from error
-    except (asyncpg.InterfaceError, OSError) as error:  # TimeoutError is an OSError
+    # TimeoutError is an OSError; a host name that cannot be encoded is a UnicodeError.
+    except (asyncpg.InterfaceError, OSError, UnicodeError) as error:
         raise Transient(
             f"The connection to Postgres failed ({type(error).__name__}).", outcome_unknown=True
         ) from error

@@ -30,11 +30,16 @@ class PendingUpdate(msgspec.Struct, frozen=True, gc=False):
 
 
 class QueueState(Enum):
-    """Where a subscription stands at its shard."""
+    """Where a subscription stands at its shard.
+
+    GIVING_UP: its oldest update is on its way to the dead-letter topic. Until it is there nothing
+    newer may be written: a row that has moved on would say that it had been applied.
+    """
 
     IDLE = "idle"
     READY = "ready"
     WRITING = "writing"
+    GIVING_UP = "giving up"
 
 
 class SubscriptionQueue(msgspec.Struct, gc=False, eq=False):

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PostgresDsn,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import Misconfigured
@@ -81,10 +91,23 @@ class ListenSettings(FrozenModel):
     port: int = Field(8080, ge=0, le=65_535, description="TCP port; 0 takes a free one.")
 
 
+_postgres_dsn = TypeAdapter(PostgresDsn)
+
+
 class _ShardEntry(FrozenModel):
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
     partitions: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     dsn: SecretStr
+
+    @field_validator("dsn")
+    @classmethod
+    def _is_postgres_dsn(cls, dsn: SecretStr) -> SecretStr:
+        try:
+            _postgres_dsn.validate_python(dsn.get_secret_value())
+        except ValidationError:
+            message = "it must read postgresql://user:password@host:port/database"
+            raise ValueError(message) from None  # theirs quotes the password
+        return dsn
 
 
 class _ShardMapFile(FrozenModel):

@@ -49,7 +49,7 @@ class ShardMap:
             raise Misconfigured(f"Shard names must differ; the shard map lists {sorted(names)}.")
         expected = 0
         for shard in sorted(self.shards, key=lambda shard: shard.first):
-            if shard.first != expected or shard.last < shard.first:
+            if shard.first != expected or not shard.first <= shard.last < PARTITIONS:
                 raise Misconfigured(
                     f"Shard {shard.name} owns partitions {shard.first} to {shard.last}, but the "
                     f"next one without an owner is {expected}; list ranges that cover 0 to "

@@ -11,7 +11,7 @@ The value of a record is JSON, readable with kcat:
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -23,6 +23,9 @@ Scalar = str | int | float | bool
 
 COUNTERS: Final = ("session_count", "session_time_s")
 """Properties that are only ever added to."""
+
+Amount = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What one increment may add."""
 
 _is_canonical = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 
@@ -47,8 +50,8 @@ class Update(
     subscription_id: str
     tags: Mapping[str, Scalar | None] = {}
     properties: Mapping[str, Scalar | None] = {}
-    increment: Mapping[str, int] = {}
-    increment_tags: Mapping[str, int] = {}
+    increment: Mapping[str, Amount] = {}
+    increment_tags: Mapping[str, Amount] = {}
 
 
 _encode = msgspec.json.Encoder().encode

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
+from consumer.dead_letter_guard import GuardBounds
 from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
@@ -32,7 +32,7 @@ class Setup:
             0,
             shard=self.ready,
             budget=self.budget,
-            guard=DeadLetterGuard(GuardBounds(share_max=0.5, window=10)),
+            guard=GuardBounds(share_max=0.5, window=10),
             give_up=lambda _, record, rejected: self.given_up.append((record, rejected)),
         )
 
@@ -195,3 +195,19 @@ def test_a_partition_of_nothing_but_poison_is_stopped_and_not_drained() -> None:
     assert work.is_full
     assert len(setup.given_up) == 5
     assert work.committable == 5
+
+
+def test_a_poll_with_some_poison_does_not_stop_its_partition() -> None:
+    """Records are decoded in one go, long before the first of them is written."""
+    setup = Setup(partition_records=10_000)
+    work = setup.work()
+
+    work.receive(
+        StubRecord(offset, b"not json")
+        if offset % 20 == 0
+        else record_of(offset, update_of(offset))
+        for offset in range(2_000)
+    )
+
+    assert not work.stopped
+    assert len(setup.given_up) == 100

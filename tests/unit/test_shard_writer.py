@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.breaker import Backoff, Breaker, BreakerState
-from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
+from consumer.dead_letter_guard import GuardBounds
 from consumer.folding import RowChange
 from consumer.pace import Pace, PaceBounds
 from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
@@ -20,7 +20,8 @@ from tests.records import APP, body_of, record_of, subscription, update_of
 from tests.unit.strategies import updates
 from verification.model import model_of
 
-BOUNDS = FlushBounds(bytes=10**6, updates_per_row=100, saturation_pause_s=0.0)
+NO_PAUSE = Backoff(base_s=0.0, cap_s=0.0)
+BOUNDS = FlushBounds(bytes=10**6, updates_per_row=100, saturation=NO_PAUSE)
 GUARD = GuardBounds(share_max=0.1, window=100)
 
 
@@ -58,7 +59,7 @@ class Shard:
             0,
             shard=self.writer,
             budget=ShardBudget(BudgetBounds(10**6, 10**9, 10**6), asyncio.Event()),
-            guard=DeadLetterGuard(GUARD),
+            guard=GUARD,
             give_up=lambda *_: None,
         )
 
@@ -68,6 +69,7 @@ class Shard:
     @asynccontextmanager
     async def running(self, writers: int = 2) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.writer.run()) for _ in range(writers)]
+        tasks.append(asyncio.create_task(self.writer.give_up_for_ever()))
         try:
             yield
         finally:
@@ -94,7 +96,7 @@ async def test_what_waits_for_one_row_is_written_once() -> None:
 
 
 async def test_a_flush_takes_at_most_its_bound_of_rows_and_a_fold_of_updates() -> None:
-    shard = Shard(bounds=FlushBounds(10**6, 2, 0.0), rows=3)
+    shard = Shard(bounds=FlushBounds(10**6, 2, NO_PAUSE), rows=3)
     shard.receive(*[update_of(n % 5, tags={"n": n}) for n in range(20)])
 
     await shard.settle()
@@ -109,7 +111,7 @@ async def test_a_flush_takes_at_most_its_bound_of_rows_and_a_fold_of_updates() -
 
 
 async def test_a_flush_stops_growing_at_its_bytes() -> None:
-    shard = Shard(bounds=FlushBounds(1_000, 100, 0.0))
+    shard = Shard(bounds=FlushBounds(1_000, 100, NO_PAUSE))
     shard.receive(*[update_of(n, tags={"text": "x" * 600}) for n in range(6)])
 
     await shard.settle()
@@ -306,6 +308,9 @@ async def test_a_partition_of_nothing_but_poison_is_stopped_and_others_go_on() -
         while not shard.work.stopped:
             await asyncio.sleep(0)
 
+        while len(shard.graveyard.offsets) < 10:
+            await asyncio.sleep(0)
+
     assert len(shard.graveyard.offsets) == 10
     assert shard.work.committable is not None
     assert shard.work.committable <= 10
@@ -328,3 +333,42 @@ async def test_a_slow_shard_is_given_one_statement_at_a_time() -> None:
         await shard.work.idle.wait()
 
     assert side_by_side == 1
+
+
+async def test_a_dead_letter_that_is_not_taken_holds_up_its_own_subscription_only() -> None:
+    """A newer update must not be written before it: the row would say that it was applied."""
+    shard = Shard()
+    taken = asyncio.Event()
+
+    async def send(record: Record, rejected: Rejected) -> None:
+        await taken.wait()
+
+    shard.graveyard.send = send  # type: ignore[method-assign]
+    shard.receive(update_of(0, tags={"bad": NUL}), update_of(0, tags={"n": 1}), update_of(1))
+    async with asyncio.timeout(10), shard.running(writers=1):
+        while (APP, subscription(1)) not in shard.store.rows:
+            await asyncio.sleep(0)
+        before = dict(shard.store.rows)
+        committable = shard.work.committable
+        taken.set()
+        await shard.work.idle.wait()
+
+    assert (APP, subscription(0)) not in before
+    assert committable == 0
+    assert shard.store.rows[APP, subscription(0)].tags == {"n": 1}
+
+
+async def test_an_abort_during_a_pause_ends_the_pause() -> None:
+    store = FakeStore(outage=Transient("busy", saturation=True))
+    slow = FlushBounds(10**6, 100, saturation=Backoff(base_s=3_600, cap_s=3_600))
+    shard = Shard(store, slow)
+    shard.receive(update_of(0))
+    async with asyncio.timeout(10), shard.running(writers=1):
+        while not store.statements:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        store.outage = None
+
+        shard.writer.abort()
+
+        await shard.work.idle.wait()
