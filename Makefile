@@ -4,7 +4,7 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql demo check test bench lock clean \
+.PHONY: help up down status logs psql tidemark demo check test bench lock clean \
 	bootstrap check-lint check-format check-types check-imports
 
 help: ## Print this help
@@ -31,11 +31,15 @@ psql: ## Open psql on SHARD=shard-0, or run SQL="…" there
 	@test -x $(VENV) || { echo "· nothing is running; make up starts it"; exit 1; }
 	@$(LOCAL) psql $(or $(SHARD),shard-0)
 
+tidemark: bootstrap ## Run the operators' command against this stack: ARGS="topics --help"
+	@$(LOCAL) tidemark $(ARGS)
+
 demo: bootstrap ## Send DEMO_UPDATES=50000 to a running stack and check every row
 	@$(VENV) -m deploy.local.demo
 
 check: bootstrap ## Check style, types and imports
 	@$(MAKE) --no-print-directory -j 4 check-lint check-format check-types check-imports
+	@echo "· style, types and imports are in order"
 
 test: bootstrap ## Run all tests beside a running stack; ARGS="-k word" for some
 	@$(VENV) -m pytest $(ARGS)
@@ -65,4 +69,4 @@ check-types:
 	@$(VENV) -m mypy --no-error-summary
 
 check-imports:
-	@$(VENV) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	@$(VENV) -m deploy.local.lint_imports

@@ -162,5 +162,9 @@ async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
         try:
             async with asyncio.timeout(group.heartbeat_interval_ms / 1000):
                 await client.stop()
-        except TimeoutError:
-            log.warning("kafka.close_timed_out")
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # Without a broker, aiokafka may raise the cancellation of a task of its own.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
+            log.warning("kafka.close_failed", reason=type(error).__name__)

@@ -2,11 +2,31 @@
 
 import logging
 import sys
-from typing import Literal
+import time
+from typing import Final, Literal
 
 import structlog
 
+_SAME_MESSAGE_INTERVAL_S: Final = 30.0
+
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class _OncePer:
+    """Let a library say the same once per `interval_s`: of a broker that is down it says a lot."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._said_at: dict[str, float] = {}
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is to be logged; what it is about does not count, only its text."""
+        now = time.monotonic()
+        said_at = self._said_at.get(str(record.msg))
+        if said_at is not None and now - said_at < self._interval_s:
+            return False
+        self._said_at[str(record.msg)] = now
+        return True
 
 
 def configure_logs(level: LogLevel = "info") -> None:
@@ -34,6 +54,8 @@ def configure_logs(level: LogLevel = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    repeated = _OncePer(_SAME_MESSAGE_INTERVAL_S)
+    handler.addFilter(lambda record: not record.name.startswith("aiokafka") or repeated(record))
     for chatty in ("aiokafka", "asyncio", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     structlog.configure(

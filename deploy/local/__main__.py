@@ -1,4 +1,4 @@
-"""`python -m deploy.local up|status|logs|down|clean|psql`: what the Makefile calls."""
+"""`python -m deploy.local up|status|logs|down|clean|psql|tidemark`: what the Makefile calls."""
 
 import argparse
 import json
@@ -19,7 +19,11 @@ from shared.errors import Misconfigured, Transient
 
 def up(options: argparse.Namespace) -> int:
     """Start what is not running, and say what runs where."""
-    plan = Plan.from_variables(read_variables(os.environ, CHECKOUT / ".env"))
+    variables = dict(read_variables(os.environ, CHECKOUT / ".env"))
+    before = read_plan(Layout(MAIN_STATE))
+    if before is not None and not variables.get("CONSUMERS"):
+        variables["CONSUMERS"] = str(before.consumers)  # as many as there were
+    plan = Plan.from_variables(variables)
     stack = LocalStack(MAIN_STATE, plan, progress=display.Console())
     with stack.locked():
         _refuse_to_move(stack)
@@ -95,12 +99,30 @@ def psql(options: argparse.Namespace) -> int:
             f"There is no shard {options.shard!r} here; run `make up` first, and name one of "
             "shard-0 to shard-3 with SHARD=…."
         )
+    if shard.process() is None:
+        raise Misconfigured(f"{shard.name} is not running; `make up` starts it.")
     host, port = shard.address.split(":")
     server = f"host={host} port={port} user={postgres.USER} dbname={postgres.DATABASE}"
     sql = os.environ.get("SQL")
     return subprocess.run(
         [homes.client("psql"), server, *(["--command", sql] if sql else [])],
         env={**os.environ, "PGPASSFILE": str(stack.layout.pgpass)},
+        check=False,
+    ).returncode
+
+
+def tidemark(options: argparse.Namespace) -> int:
+    """Run the operators' command with this stack's broker and shards."""
+    stack = _current()
+    if stack is None:
+        raise Misconfigured("There is no stack here that it could ask; run `make up` first.")
+    return subprocess.run(
+        [sys.executable, "-m", "operator_cli.main", *options.arguments],
+        env={
+            **os.environ,
+            "TIDEMARK_SHARD_MAP_FILE": str(stack.layout.shard_map),
+            "TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": stack.plan.bootstrap_servers,
+        },
         check=False,
     ).returncode
 
@@ -142,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     logs_parser = add(logs)
     logs_parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
     logs_parser.add_argument("--lines", type=int, default=20, help="of each log (default: 20)")
+    add(tidemark).add_argument("arguments", nargs=argparse.REMAINDER)
     add(psql).add_argument("shard", nargs="?", default="shard-0")
     return parser
 

@@ -6,9 +6,10 @@ import os
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
+import aiohttp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -26,6 +27,7 @@ from verification.traffic import CustomerMix
 APPS: Final = 200
 SUBSCRIPTIONS: Final = 5_000
 _CONNECTIONS: Final = 32
+_STALLED_AFTER_S: Final = 30.0
 _APPLIED_WITHIN_S: Final = 300.0
 _SHOWN_MAX: Final = 10
 
@@ -52,7 +54,7 @@ async def demo(seed: int, updates: int, layout: Layout, plan: Plan) -> int:
             connections=_CONNECTIONS,
             on_accepted=lambda count: progress.advance(sending, count),
         )
-        await sender.send_all(mix.requests(updates))
+        await _unless_stalled(sender.send_all(mix.requests(updates)), ledger)
         accepted_s = time.monotonic() - started
         try:
             async with asyncio.timeout(_APPLIED_WITHIN_S):
@@ -74,6 +76,23 @@ async def demo(seed: int, updates: int, layout: Layout, plan: Plan) -> int:
         f"all applied after {applied_s:.1f} s"
     )
     return _judge(ledger, rows, applied)
+
+
+async def _unless_stalled(sending: Coroutine[Any, Any, None], ledger: Ledger) -> None:
+    """Send, as long as something is accepted now and then."""
+    task = asyncio.create_task(sending, name="sending")
+    accepted = -1
+    while not task.done():
+        if accepted == ledger.count:
+            task.cancel()
+            await asyncio.wait({task})
+            raise Misconfigured(
+                f"Nothing was accepted for {_STALLED_AFTER_S:.0f} s; see what is not ready with "
+                "`make status`, and start it with `make up`."
+            )
+        accepted = ledger.count
+        await asyncio.wait({task}, timeout=_STALLED_AFTER_S)
+    await task
 
 
 def _judge(ledger: Ledger, rows: Mapping[Subscription, StoredRow], applied: int) -> int:
@@ -121,10 +140,14 @@ def _run() -> int:
     updates = _number("DEMO_UPDATES", 50_000, SUBSCRIPTIONS)
     try:
         return asyncio.run(demo(seed, updates, layout, plan))
-    except OSError as error:
+    except* aiohttp.ClientResponseError as answers:
+        answer = next(iter(answers.exceptions))
+        raise Misconfigured(f"Something else answers at the API's port: {answer}.") from None
+    except* OSError as errors:
+        error = next(iter(errors.exceptions))
         raise Misconfigured(
             f"The stack does not answer ({error}); start it with `make up`."
-        ) from error
+        ) from None
 
 
 def main() -> int:
