@@ -1,19 +1,14 @@
 """The command `tidemark`: what operators type."""
 
 import asyncio
-import json
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
-from shared.errors import Misconfigured, Transient
-from shared.settings import KafkaSettings, ServiceSettings, load, read_shard_map
-
-P = ParamSpec("P")
+from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
+from operator_cli.dead_letter_commands import dead_letters_app
+from shared.settings import load, read_shard_map
 
 app = typer.Typer(
     name="tidemark",
@@ -26,33 +21,12 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics that Tidemark needs.")
 app.add_typer(topics_app, name="topics")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 ShardMapFile = Annotated[
     Path | None,
     typer.Option("--shard-map", metavar="FILE", help="Default: TIDEMARK_SHARD_MAP_FILE."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-class OperatorSettings(ServiceSettings):
-    """What the commands read from the environment."""
-
-    shard_map_file: Path = Path("shard_map.json")
-    kafka: KafkaSettings = KafkaSettings()
-
-
-def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn our errors into a sentence on stderr and an exit code."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (Misconfigured, Transient) as error:
-            sys.stderr.write(f"tidemark: {error}\n")
-            raise typer.Exit(2 if isinstance(error, Misconfigured) else 1) from None
-
-    return run
 
 
 @app.command(
@@ -72,7 +46,7 @@ def migrate(
     path = shard_map or load(OperatorSettings).shard_map_file
     applied = asyncio.run(migrations.migrate(read_shard_map(path).dsns, dry_run=dry_run))
     if as_json:
-        _print_json({shard: [str(each) for each in done] for shard, done in applied.items()})
+        print_json({shard: [str(each) for each in done] for shard, done in applied.items()})
         return
     for shard, done in applied.items():
         listing = ", ".join(map(str, done)) or "nothing"
@@ -94,7 +68,7 @@ def create_topics(
     kafka = load(OperatorSettings).kafka
     states = asyncio.run(topics.create_topics(kafka, replication_factor=replication_factor))
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"name": each.name, "partitions": each.partitions, "created": each.created}
                 for each in states
@@ -104,10 +78,6 @@ def create_topics(
     for each in states:
         what = "created" if each.created else "is there already"
         typer.echo(f"{each.name}: {what}, {each.partitions} partitions")
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
 
 
 if __name__ == "__main__":
