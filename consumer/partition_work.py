@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from consumer.dead_letter_guard import DeadLetterGuard
+from consumer.holds import Diversion, Feeding, ReleasedRecord, Route
 from consumer.offsets import OffsetTracker
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
+from shared.holds import HoldView
 from shared.updates import decode
 
 STOPPED: Final = "Most of its recent records can never succeed; see the dead-letter topic."
@@ -55,6 +57,8 @@ class ShardBudget:
 
 
 GiveUp = Callable[["PartitionWork", Record, Rejected], None]
+HoldBack = Callable[["PartitionWork", Sequence[Record]], None]
+"""Takes records whose offsets are completed once they are in the holding topic."""
 
 
 class PartitionWork:
@@ -72,6 +76,7 @@ class PartitionWork:
         budget: ShardBudget,
         guard: DeadLetterGuard,
         give_up: GiveUp,
+        hold_back: HoldBack,
     ) -> None:
         self.partition = partition
         self.lost = False
@@ -81,10 +86,16 @@ class PartitionWork:
         self.idle = asyncio.Event()
         """Set while nothing is in flight."""
         self.idle.set()
+        self.received_to = 0
+        """The offset just after the last record that was received."""
+        self.diversion = Diversion()
+        self.feeding = Feeding()
         self._shard = shard
         self._budget = budget
         self._guard = guard
         self._give_up = give_up
+        self._hold_back = hold_back
+        self._waiting: list[PendingUpdate] = []
         self._tracker = OffsetTracker()
         self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
         self._records = 0
@@ -104,7 +115,9 @@ class PartitionWork:
     def receive(self, records: Iterable[Record]) -> None:
         """Append each record to its subscription's queue, in offset order."""
         assert not self.lost
-        queues, tracker = self._queues, self._tracker
+        tracker = self._tracker
+        diverts = self.diversion.is_active
+        held: list[Record] = []
         count = size = 0
         for record in records:
             try:
@@ -117,20 +130,66 @@ class PartitionWork:
             count += 1
             size += _size(record)
             tracker.receive(record.offset)
+            self.received_to = record.offset + 1
             if update is None:
                 continue
-            key = (update.app_id, update.subscription_id)
-            queue = queues.get(key)
-            if queue is None:
-                queue = queues[key] = SubscriptionQueue(key)
-                queue.updates.append(PendingUpdate(record, update))
-                queue.state = QueueState.READY
-                self._shard.add_ready(self, queue)
+            pending = PendingUpdate(record, update)
+            if diverts:
+                self._divert(pending, held)
             else:
-                queue.updates.append(PendingUpdate(record, update))
+                self._append(pending)
         self._account(count, size)
         if count:
             self.idle.clear()
+        if held:
+            self._hold_back(self, held)
+
+    def _append(self, pending: PendingUpdate) -> None:
+        key = (pending.update.app_id, pending.update.subscription_id)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = SubscriptionQueue(key)
+            queue.updates.append(pending)
+            queue.state = QueueState.READY
+            self._shard.add_ready(self, queue)
+        else:
+            queue.updates.append(pending)
+
+    def _divert(self, pending: PendingUpdate, held: list[Record]) -> None:
+        match self.diversion.route(pending.update.app_id, pending.update.subscription_id):
+            case Route.ON:
+                self._append(pending)
+            case Route.HOLD:
+                held.append(pending.record)
+            case Route.WAIT:
+                self._waiting.append(pending)
+
+    def feed(self, released: Iterable[PendingUpdate]) -> None:
+        """Put updates that were held back into their queues, in the order they were accepted in.
+
+        What its queue has, or has something newer than, was put there before, and is left out.
+        """
+        assert not self.lost
+        count = size = 0
+        for pending in released:
+            queue = self._queues.get((pending.update.app_id, pending.update.subscription_id))
+            if queue and queue.updates and pending.record.offset <= queue.updates[-1].record.offset:
+                continue
+            count += 1
+            size += _size(pending.record)
+            self.feeding.began()
+            self._append(pending)
+        self._account(count, size)
+
+    def finish_release(self, view: HoldView) -> None:
+        """Let updates of a hold on that is released: all that it held back is in the queues."""
+        self.diversion.finish(view)
+        held: list[Record] = []
+        waiting, self._waiting = self._waiting, []
+        for pending in waiting:
+            self._divert(pending, held)
+        if held:
+            self._hold_back(self, held)
 
     def may_give_up(self) -> bool:
         """Say whether one more record may go to the dead-letter topic; if not, stop for good."""
@@ -151,7 +210,10 @@ class PartitionWork:
         size = 0
         for record in records:
             size += _size(record)
-            self._tracker.complete(record.offset)
+            if record.__class__ is ReleasedRecord:
+                self.feeding.ended()
+            else:
+                self._tracker.complete(record.offset)
         self._account(-len(records), -size)
         self._guard.completed(len(records))
         if self.paused and self.has_room:
@@ -176,7 +238,9 @@ class PartitionWork:
         self._account(-self._records, -self._bytes)
         self._budget.partitions -= 1
         self._queues.clear()
+        self._waiting.clear()
         self.idle.set()
+        self.feeding.settled.set()
 
     @property
     def is_over(self) -> bool:

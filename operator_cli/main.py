@@ -8,6 +8,7 @@ import typer
 
 from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
 from operator_cli.dead_letter_commands import dead_letters_app
+from operator_cli.hold_commands import hold_app
 from shared.settings import load, read_shard_map
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="The topics that Tidemark needs.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(hold_app, name="hold")
 
 ShardMapFile = Annotated[
     Path | None,
@@ -62,7 +64,7 @@ def create_topics(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create the topic of updates and its dead-letter topic where missing; delete nothing."""
+    """Create the topics of updates, dead letters and holds where missing; delete nothing."""
     from operator_cli import topics
 
     kafka = load(OperatorSettings).kafka
