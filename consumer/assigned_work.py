@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from consumer.breaker import BreakerState
 from consumer.dead_letter_guard import GuardBounds
-from consumer.partition_work import BudgetBounds, GiveUp, PartitionWork, ShardBudget
+from consumer.partition_work import BudgetBounds, GiveUp, HoldBack, PartitionWork, ShardBudget
 from consumer.settings import InFlightSettings
 from consumer.shard_writer import ShardWriter
 from consumer.subscription_queue import Record
+from shared.holds import Holds
 from shared.topology import ShardMap
 
 
@@ -23,16 +24,22 @@ class AssignedWork:
         bounds: InFlightSettings,
         guard: GuardBounds,
         give_up: GiveUp,
+        holds: Holds,
+        hold_back: HoldBack,
     ) -> None:
         self.room = asyncio.Event()
         """Set when a paused partition may have room again."""
         self.assignments = 0
         """How often the group has given us partitions, be it none."""
+        self.holds_changed = asyncio.Event()
+        """Set when a hold has changed, or may have for partitions that are new here."""
         self._shard_map = shard_map
         self._writers = writers
         self._bounds = bounds
         self._guard = guard
         self._give_up = give_up
+        self._holds = holds
+        self._hold_back = hold_back
         self._partitions: dict[int, PartitionWork] = {}
         self._committed: dict[int, int] = {}
 
@@ -58,7 +65,20 @@ class AssignedWork:
                 budget=budgets[name],
                 guard=self._guard,
                 give_up=self._give_up,
+                hold_back=self._hold_back,
             )
+        self._follow_holds(first=True)
+
+    def follow_holds(self) -> None:
+        """Hold back and release as the holds say now."""
+        self._follow_holds(first=False)
+
+    def _follow_holds(self, *, first: bool) -> None:
+        for partition, work in self._partitions.items():
+            views = self._holds.of_partition(partition)
+            if views:
+                work.diversion.follow(views, first=first)
+        self.holds_changed.set()
 
     def _share(self, shards: int) -> BudgetBounds:
         return BudgetBounds(
@@ -109,7 +129,9 @@ class AssignedWork:
 
     def lose_all(self) -> None:
         """Forget every partition; statements that still carry their rows are ended."""
-        busy = any(work.records_in_flight for work in self._partitions.values())
+        busy = any(
+            work.records_in_flight or work.feeding.outstanding for work in self._partitions.values()
+        )
         for work in self._partitions.values():
             work.lose()
         self._partitions.clear()

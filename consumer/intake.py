@@ -10,6 +10,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from consumer.assigned_work import AssignedWork
+from consumer.holding import HoldsFollower
 from consumer.partition_work import STOPPED
 from consumer.settings import ConsumerSettings
 from shared.errors import Misconfigured, OwnershipLost, Transient
@@ -26,13 +27,13 @@ class Intake:
         self._settings = settings
         self._topic = settings.kafka.topic
 
-    async def run(self, work: AssignedWork) -> None:
+    async def run(self, work: AssignedWork, holds: HoldsFollower) -> None:
         """Join the group and hand every record to `work`, until cancelled.
 
         Raises:
             Misconfigured: the broker forbids reading the topic or joining the group.
         """
-        listener = _Handover(self, work, self._settings.group.drain_timeout_ms / 1000)
+        listener = _Handover(self, work, holds, self._settings.group.drain_timeout_ms / 1000)
         self._client.subscribe([self._topic], listener=listener)
         try:
             await self._client.start()
@@ -40,6 +41,8 @@ class Intake:
                 fetched = await self._client.getmany(
                     timeout_ms=200, max_records=self._settings.fetch.records_max
                 )
+                # What comes while partitions are being assigned is of the new assignment.
+                await listener.assigned.wait()
                 if listener.failure is not None:
                     raise listener.failure
                 for tp, records in fetched.items():
@@ -64,6 +67,21 @@ class Intake:
                 if partition_work.paused and partition_work.has_room:
                     partition_work.paused = False
                     self._client.resume(TopicPartition(self._topic, partition))
+
+    async def committed(self, partition: int) -> int:
+        """Return the next offset to read of a partition; 0 where nothing was committed.
+
+        Raises:
+            OwnershipLost: the partition is not ours.
+            Transient: the broker did not say.
+        """
+        try:
+            at = await self._client.committed(TopicPartition(self._topic, partition))
+        except IllegalStateError as error:
+            raise OwnershipLost("The partition is another's now.") from error
+        except KafkaError as error:
+            raise Transient(f"No committed offset ({type(error).__name__}).") from error
+        return at or 0
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit the next offset to read of each partition.
@@ -94,8 +112,14 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is
     aiokafka logs what a listener raises and goes on, so a failure is kept for the fetching loop.
     """
 
-    def __init__(self, intake: Intake, work: AssignedWork, drain_timeout_s: float) -> None:
+    def __init__(
+        self, intake: Intake, work: AssignedWork, holds: HoldsFollower, drain_timeout_s: float
+    ) -> None:
         self.failure: Exception | None = None
+        self.assigned = asyncio.Event()
+        """Set unless partitions are just being assigned."""
+        self.assigned.set()
+        self._holds = holds
         self._intake = intake
         self._work = work
         self._drain_timeout_s = drain_timeout_s
@@ -108,11 +132,17 @@ class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is
             raise
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self.assigned.clear()
         try:
+            # The former owner may have held updates back for a hold that we have not heard of;
+            # what we applied of a later date would be ahead of them for good.
+            await self._holds.catch_up()
             self._work.assign(tp.partition for tp in assigned)
         except Exception as error:
             self.failure = error
             raise
+        finally:
+            self.assigned.set()
         log.info("partitions.assigned", count=len(assigned))
 
 

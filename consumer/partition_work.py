@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
+from consumer.holds import Diversion, Feeding, ReleasedRecord, Route
 from consumer.offsets import OffsetTracker
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
+from shared.holds import HoldView
 from shared.updates import decode
 
 STOPPED: Final = "Most of its recent records can never succeed; see the dead-letter topic."
@@ -55,6 +57,8 @@ class ShardBudget:
 
 
 GiveUp = Callable[["PartitionWork", Record, Rejected], None]
+HoldBack = Callable[["PartitionWork", Sequence[Record]], None]
+"""Takes records whose offsets are completed once they are in the holding topic."""
 
 
 class PartitionWork:
@@ -72,6 +76,7 @@ class PartitionWork:
         budget: ShardBudget,
         guard: GuardBounds,
         give_up: GiveUp,
+        hold_back: HoldBack,
     ) -> None:
         self.partition = partition
         self.lost = False
@@ -81,6 +86,10 @@ class PartitionWork:
         self.idle = asyncio.Event()
         """Set while nothing is in flight."""
         self.idle.set()
+        self.received_to = 0
+        """The offset just after the last record that was received."""
+        self.diversion = Diversion()
+        self.feeding = Feeding()
         self._shard = shard
         self._budget = budget
         # Two, because records are decoded long before they are written: each has its own count.
@@ -89,6 +98,8 @@ class PartitionWork:
         self._received_count = 0
         self._completed_count = 0
         self._give_up = give_up
+        self._hold_back = hold_back
+        self._waiting: list[PendingUpdate] = []
         self._tracker = OffsetTracker()
         self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
         self._records = 0
@@ -108,13 +119,14 @@ class PartitionWork:
     def receive(self, records: Iterable[Record]) -> None:
         """Append each record to its subscription's queue, in offset order."""
         assert not self.lost
-        queues, partition = self._queues, self.partition
+        diverts = self.diversion.is_active
         offsets: list[int] = []
         ready: list[SubscriptionQueue] = []
+        held: list[Record] = []
         size = 0
         for record in records:
             try:
-                update = decode(record.value, partition)
+                update = decode(record.value, self.partition)
             except Rejected as rejected:
                 judged = self._received_count + len(offsets)
                 if not self._unreadable_guard.may_give_up(judged):
@@ -123,21 +135,73 @@ class PartitionWork:
                 self._give_up(self, record, rejected)
             else:
                 pending = PendingUpdate(record, update)
-                key = (update.app_id, update.subscription_id)
-                queue = queues.get(key)
-                if queue is None:
-                    queue = queues[key] = SubscriptionQueue(key, [pending], QueueState.READY)
-                    ready.append(queue)
+                if diverts:
+                    self._divert(pending, ready, held)
                 else:
-                    queue.updates.append(pending)
+                    self._append(pending, ready)
             offsets.append(record.offset)
             size += _size(record)
         if offsets:
             self._tracker.receive(offsets)
+            self.received_to = offsets[-1] + 1
             self._received_count += len(offsets)
             self._account(len(offsets), size)
             self.idle.clear()
+        self._hand_on(ready, held)
+
+    def _append(self, pending: PendingUpdate, ready: list[SubscriptionQueue]) -> None:
+        key = (pending.update.app_id, pending.update.subscription_id)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = SubscriptionQueue(key, [pending], QueueState.READY)
+            ready.append(queue)
+        else:
+            queue.updates.append(pending)
+
+    def _divert(
+        self, pending: PendingUpdate, ready: list[SubscriptionQueue], held: list[Record]
+    ) -> None:
+        match self.diversion.route(pending.update.app_id, pending.update.subscription_id):
+            case Route.ON:
+                self._append(pending, ready)
+            case Route.HOLD:
+                held.append(pending.record)
+            case Route.WAIT:
+                self._waiting.append(pending)
+
+    def _hand_on(self, ready: Sequence[SubscriptionQueue], held: Sequence[Record]) -> None:
         self._shard.add_ready(self, ready)
+        if held:
+            self._hold_back(self, held)
+
+    def feed(self, released: Iterable[PendingUpdate]) -> None:
+        """Put updates that were held back into their queues, in the order they were accepted in.
+
+        What its queue has, or has something newer than, was put there before, and is left out.
+        """
+        assert not self.lost
+        ready: list[SubscriptionQueue] = []
+        count = size = 0
+        for pending in released:
+            queue = self._queues.get((pending.update.app_id, pending.update.subscription_id))
+            if queue and queue.updates and pending.record.offset <= queue.updates[-1].record.offset:
+                continue
+            count += 1
+            size += _size(pending.record)
+            self.feeding.began()
+            self._append(pending, ready)
+        self._account(count, size)
+        self._hand_on(ready, ())
+
+    def finish_release(self, view: HoldView) -> None:
+        """Let updates of a hold on that is released: all that it held back is in the queues."""
+        self.diversion.finish(view)
+        ready: list[SubscriptionQueue] = []
+        held: list[Record] = []
+        waiting, self._waiting = self._waiting, []
+        for pending in waiting:
+            self._divert(pending, ready, held)
+        self._hand_on(ready, held)
 
     def may_give_up(self) -> bool:
         """Say whether one more refused update may be given up on; if not, stop for good."""
@@ -160,7 +224,10 @@ class PartitionWork:
         size = 0
         for record in records:
             size += _size(record)
-            complete(record.offset)
+            if record.__class__ is ReleasedRecord:
+                self.feeding.ended()
+            else:
+                complete(record.offset)
         self._account(-len(records), -size)
         self._completed_count += len(records)
         if self.paused and self.has_room:
@@ -185,7 +252,9 @@ class PartitionWork:
         self._account(-self._records, -self._bytes)
         self._budget.partitions -= 1
         self._queues.clear()
+        self._waiting.clear()
         self.idle.set()
+        self.feeding.settled.set()
 
     @property
     def is_over(self) -> bool:

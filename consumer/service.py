@@ -13,8 +13,10 @@ from consumer.breaker import Backoff, Breaker
 from consumer.committer import commit_for_ever
 from consumer.dead_letter_guard import GuardBounds
 from consumer.dead_letters import DeadLetterTopic, UnreadableRecords, open_dead_letters
+from consumer.holding import open_holding, open_holds
 from consumer.intake import hand_over, open_intake
 from consumer.pace import Pace, PaceBounds
+from consumer.releasing import Releases
 from consumer.settings import ConsumerSettings
 from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.status import ConsumerStatus, create_status_app
@@ -39,6 +41,8 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
         open_dead_letters(settings) as dead_letters,
         open_writers(settings, directory, dead_letters) as writers,
         open_intake(settings) as intake,
+        open_holds(settings) as follower,
+        open_holding(settings) as holding,
     ):
         unreadable = UnreadableRecords(dead_letters)
         work = AssignedWork(
@@ -50,15 +54,21 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
                 window=settings.dead_letters.window_records,
             ),
             give_up=unreadable.add,
+            holds=follower.holds,
+            hold_back=holding.hold_back,
         )
-        status = ConsumerStatus(work, writers, unreadable)
+        releases = Releases(work, holding, intake, settings)
+        status = ConsumerStatus(work, writers, unreadable, follower.holds, holding)
         group = settings.group
         async with (
             serving(create_status_app(status), settings.listen),
             asyncio.TaskGroup() as tasks,
         ):
-            fetching = tasks.create_task(intake.run(work), name="intake")
+            fetching = tasks.create_task(intake.run(work, follower), name="intake")
             running = [
+                tasks.create_task(follower.run(work.follow_holds), name="holds"),
+                tasks.create_task(holding.run(), name="holding"),
+                tasks.create_task(releases.run(), name="releases"),
                 tasks.create_task(intake.resume_for_ever(work), name="resumer"),
                 tasks.create_task(unreadable.run(), name="unreadable-records"),
                 tasks.create_task(

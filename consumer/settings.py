@@ -160,6 +160,23 @@ class DeadLetterSettings(FrozenModel):
     )
 
 
+class HoldSettings(FrozenModel):
+    """How updates are moved away that are held back, and how they come back."""
+
+    batch_bytes_max: int = Field(
+        2**18, ge=2**10, le=2**20, description="Bytes of one append to the holding topic."
+    )
+    release_records_max: int = Field(
+        2_000,
+        ge=1,
+        le=100_000,
+        description="Records of one release in memory that are not yet durable.",
+    )
+    releases_max: int = Field(
+        4, ge=1, le=720, description="Partitions in which holds are released at once."
+    )
+
+
 class ConsumerSettings(ServiceSettings):
     """All settings of the consumer."""
 
@@ -172,5 +189,6 @@ class ConsumerSettings(ServiceSettings):
     in_flight: InFlightSettings = InFlightSettings()
     write: WriteSettings = WriteSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
+    holds: HoldSettings = HoldSettings()
     listen: ListenSettings = ListenSettings(port=8090)
     log_level: LogLevel = Field("info", description="Lowest level of what is logged.")

@@ -11,7 +11,9 @@ from starlette.routing import Route
 
 from consumer.assigned_work import AssignedWork
 from consumer.dead_letters import UnreadableRecords
+from consumer.holding import HoldingTopic
 from consumer.shard_writer import ShardWriter
+from shared.holds import Holds, HoldState
 
 
 class ConsumerStatus:
@@ -22,11 +24,15 @@ class ConsumerStatus:
         work: AssignedWork,
         writers: Mapping[str, ShardWriter],
         unreadable: UnreadableRecords,
+        holds: Holds,
+        holding: HoldingTopic,
     ) -> None:
         self.draining = False
         self._work = work
         self._writers = writers
         self._unreadable = unreadable
+        self._holds = holds
+        self._holding = holding
 
     @property
     def not_ready_because(self) -> str | None:
@@ -47,6 +53,10 @@ class ConsumerStatus:
             "partitions_stopped": sum(work.stopped for work in partitions),
             "records_in_flight": sum(work.records_in_flight for work in partitions),
             "unreadable_dead_lettered": self._unreadable.count,
+            "holds_active": sum(
+                view.state is not HoldState.RELEASED for view in self._holds.views()
+            ),
+            "updates_held": self._holding.count,
             "rebalances": self._work.assignments,
             "shards": {
                 name: {"breaker": writer.breaker.state.value, **asdict(writer.counts)}

@@ -2,18 +2,16 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
-from shared.errors import Misconfigured, Transient
-from shared.settings import KafkaSettings, ServiceSettings, load, read_shard_map
-
-P = ParamSpec("P")
+from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
+from operator_cli.dead_letter_commands import dead_letters_app
+from operator_cli.hold_commands import hold_app
+from shared.errors import Transient
+from shared.settings import load, read_shard_map
 
 app = typer.Typer(
     name="tidemark",
@@ -28,33 +26,13 @@ topics_app = typer.Typer(no_args_is_help=True, help="The topics that Tidemark ne
 app.add_typer(topics_app, name="topics")
 subscription_app = typer.Typer(no_args_is_help=True, help="What is stored of a subscription.")
 app.add_typer(subscription_app, name="subscription")
+app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(hold_app, name="hold")
 
 ShardMapFile = Annotated[
     Path | None,
     typer.Option("--shard-map", metavar="FILE", help="Default: TIDEMARK_SHARD_MAP_FILE."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-class OperatorSettings(ServiceSettings):
-    """What the commands read from the environment."""
-
-    shard_map_file: Path = Path("shard_map.json")
-    kafka: KafkaSettings = KafkaSettings()
-
-
-def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn our errors into a sentence on stderr and an exit code."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (Misconfigured, Transient) as error:
-            sys.stderr.write(f"tidemark: {error}\n")
-            raise typer.Exit(2 if isinstance(error, Misconfigured) else 1) from None
-
-    return run
 
 
 @app.command(
@@ -74,7 +52,7 @@ def migrate(
     path = shard_map or load(OperatorSettings).shard_map_file
     applied = asyncio.run(migrations.migrate(read_shard_map(path).dsns, dry_run=dry_run))
     if as_json:
-        _print_json({shard: [str(each) for each in done] for shard, done in applied.items()})
+        print_json({shard: [str(each) for each in done] for shard, done in applied.items()})
         return
     for shard, done in applied.items():
         listing = ", ".join(map(str, done)) or "nothing"
@@ -90,13 +68,13 @@ def create_topics(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create the topic of updates and its dead-letter topic where missing; delete nothing."""
+    """Create the topics of updates, dead letters and holds where missing; delete nothing."""
     from operator_cli import topics
 
     kafka = load(OperatorSettings).kafka
     states = asyncio.run(topics.create_topics(kafka, replication_factor=replication_factor))
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"name": each.name, "partitions": each.partitions, "created": each.created}
                 for each in states
@@ -142,15 +120,11 @@ def show_subscription(
         "last_receipt": row.receipt,
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         typer.echo(f"{name:<16} {text}")
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
 
 
 if __name__ == "__main__":

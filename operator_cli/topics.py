@@ -1,7 +1,7 @@
 """Create the topics that Tidemark needs; never change or delete one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from shared.errors import Misconfigured, Transient
+from shared.holds import HELD_PARTITIONS
 from shared.kafka_clients import client_options
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
@@ -32,7 +33,7 @@ class TopicState:
 async def create_topics(
     kafka: KafkaSettings, *, replication_factor: int | None = None
 ) -> list[TopicState]:
-    """Create the topic of updates and the dead-letter topic where they are missing.
+    """Create the topic of updates, and those of dead letters and holds, where they are missing.
 
     Args:
         kafka: where, and the topic's name.
@@ -43,7 +44,17 @@ async def create_topics(
         Misconfigured: a topic exists with another number of partitions, or Kafka refuses.
         Transient: Kafka cannot be reached.
     """
-    wanted = {kafka.topic: PARTITIONS, kafka.dead_letter_topic: DEAD_LETTER_PARTITIONS}
+    wanted = {
+        kafka.topic: PARTITIONS,
+        kafka.dead_letter_topic: DEAD_LETTER_PARTITIONS,
+        kafka.held_topic: HELD_PARTITIONS,
+        kafka.holds_topic: 1,
+    }
+    configs = {
+        # Held back for as long as an operator wants, so never removed by age.
+        kafka.held_topic: {"retention.ms": "-1"},
+        kafka.holds_topic: {"cleanup.policy": "compact"},
+    }
     async with _admin(kafka) as admin:
         found = await _partition_counts(admin, wanted)
         missing = {name: count for name, count in wanted.items() if name not in found}
@@ -51,7 +62,13 @@ async def create_topics(
         if missing:
             brokers = len((await admin.describe_cluster())["brokers"])
             factor = replication_factor or min(_REPLICAS_WANTED, brokers)
-            created = await _create(admin, missing, factor)
+            created = await _create(
+                admin,
+                [
+                    NewTopic(name, count, factor, topic_configs=configs.get(name))
+                    for name, count in missing.items()
+                ],
+            )
             found = await _wait_until_known(admin, wanted)
     for name, count in found.items():
         if count != wanted[name]:
@@ -97,13 +114,9 @@ async def _wait_until_known(
             await asyncio.sleep(_POLL_S)
 
 
-async def _create(
-    admin: AIOKafkaAdminClient, missing: Mapping[str, int], replication_factor: int
-) -> set[str]:
+async def _create(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> set[str]:
     """Create topics; return those that nobody else created meanwhile."""
-    response = await admin.create_topics(
-        [NewTopic(name, count, replication_factor) for name, count in missing.items()]
-    )
+    response = await admin.create_topics(topics)
     created = set()
     for name, code, message in response.topic_errors:
         error = for_code(code)

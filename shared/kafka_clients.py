@@ -74,7 +74,7 @@ async def require_topic(kafka: KafkaSettings) -> None:
         Misconfigured: it is missing or hidden from us, or has another number of partitions.
     """
     backoff_s, missing_s = 0.2, 0.0
-    while not (found := await _partitions_of(kafka)):
+    while not (found := await count_partitions(kafka, kafka.topic)):
         if found == 0 and missing_s >= _TOPIC_APPEARS_WITHIN_S:
             raise Misconfigured(
                 f"Topic {kafka.topic} does not exist, or may not be described; create it with "
@@ -91,8 +91,12 @@ async def require_topic(kafka: KafkaSettings) -> None:
         )
 
 
-async def _partitions_of(kafka: KafkaSettings) -> int | None:
-    """Count the topic's partitions: 0 where there is no such topic, None without a broker."""
+async def count_partitions(kafka: KafkaSettings, topic: str) -> int | None:
+    """Count a topic's partitions: 0 where there is no such topic, None without a broker.
+
+    Raises:
+        Misconfigured: Kafka does not let us ask.
+    """
     admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-check"))
     try:
         await admin.start()
@@ -104,9 +108,9 @@ async def _partitions_of(kafka: KafkaSettings) -> int | None:
         if error.retriable:
             return None
         raise Misconfigured(
-            f"Kafka refuses to describe topic {kafka.topic} ({type(error).__name__}); check the "
+            f"Kafka refuses to describe topic {topic} ({type(error).__name__}); check the "
             "credentials and grant Describe."
         ) from error
     finally:
         await admin.close()
-    return next((len(each["partitions"]) for each in topics if each["topic"] == kafka.topic), 0)
+    return next((len(each["partitions"]) for each in topics if each["topic"] == topic), 0)

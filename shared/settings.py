@@ -83,6 +83,16 @@ class KafkaSettings(FrozenModel):
         """Where records go that can never succeed."""
         return f"{self.topic}.dead-letter"
 
+    @property
+    def holds_topic(self) -> str:
+        """Where operators say what is held back, and consumers what they have released."""
+        return f"{self.topic}.holds"
+
+    @property
+    def held_topic(self) -> str:
+        """Where updates wait that are held back."""
+        return f"{self.topic}.held"
+
 
 class ListenSettings(FrozenModel):
     """Where a service listens."""

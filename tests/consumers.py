@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from consumer.service import run
 from consumer.settings import ConsumerSettings, GroupSettings
 from deploy.local.layout import CHECKOUT
 from shared.settings import KafkaSettings, ListenSettings
+from shared.topic_reader import open_reader, require_partitions
 from shared.topology import partition_of
 from shared.updates import Update, encode
 from tests.records import body_of
@@ -197,21 +198,7 @@ async def produce(kafka: KafkaSettings, updates: Sequence[Update], ledger: Ledge
 
 async def read_topic(kafka: KafkaSettings, topic: str) -> list[Any]:
     """Return every record that is in a topic now."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
-    )
-    await consumer.start()
-    try:
-        await consumer._client._wait_on_metadata(topic)
-        tps = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(tps)
-        ends = await consumer.end_offsets(tps)
-        records: list[Any] = []
-        for tp in tps:
-            await consumer.seek_to_beginning(tp)
-        while len(records) < sum(ends.values()):
-            for found in (await consumer.getmany(timeout_ms=200)).values():
-                records += found
-        return records
-    finally:
-        await consumer.stop()
+    partitions = range(await require_partitions(kafka, topic))
+    async with open_reader(kafka, topic, "tidemark-test") as reader:
+        starts, ends = await reader.beginnings(partitions), await reader.ends(partitions)
+        return [each async for records in reader.read(starts, ends) for each in records]

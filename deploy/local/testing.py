@@ -40,7 +40,7 @@ def temporary_stack() -> Iterator[LocalStack]:
 
 @asynccontextmanager
 async def fresh_topic(stack: LocalStack, name: str) -> AsyncIterator[KafkaSettings]:
-    """Create a topic of 720 partitions and its dead-letter topic; delete both afterwards."""
+    """Create a topic of 720 partitions and what belongs to it; delete all of it afterwards."""
     kafka = KafkaSettings(bootstrap_servers=stack.plan.bootstrap_servers, topic=name)
     await create_topics(kafka)
     try:
@@ -49,7 +49,9 @@ async def fresh_topic(stack: LocalStack, name: str) -> AsyncIterator[KafkaSettin
         await asyncio.to_thread(stack.heal)
         admin = AIOKafkaAdminClient(bootstrap_servers=stack.plan.bootstrap_servers)
         await admin.start()
-        await admin.delete_topics([kafka.topic, kafka.dead_letter_topic])
+        await admin.delete_topics(
+            [kafka.topic, kafka.dead_letter_topic, kafka.held_topic, kafka.holds_topic]
+        )
         await admin.close()
 
 

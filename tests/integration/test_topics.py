@@ -4,6 +4,7 @@ import pytest
 
 from operator_cli.topics import DEAD_LETTER_PARTITIONS, TopicState, create_topics
 from shared.errors import Misconfigured, Transient
+from shared.holds import HELD_PARTITIONS
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
@@ -14,6 +15,8 @@ async def test_creating_again_changes_nothing(kafka_settings: KafkaSettings) -> 
     assert states == [
         TopicState(kafka_settings.topic, PARTITIONS, created=False),
         TopicState(kafka_settings.dead_letter_topic, DEAD_LETTER_PARTITIONS, created=False),
+        TopicState(kafka_settings.held_topic, HELD_PARTITIONS, created=False),
+        TopicState(kafka_settings.holds_topic, 1, created=False),
     ]
 
 

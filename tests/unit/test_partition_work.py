@@ -25,6 +25,7 @@ class Setup:
         defaults = {"share_records": 1_000, "share_bytes": 10**9, "partition_records": 100}
         self.ready = Ready()
         self.given_up: list[tuple[Record, Rejected]] = []
+        self.held: list[Record] = []
         self.budget = ShardBudget(BudgetBounds(**{**defaults, **bounds}), asyncio.Event())
 
     def work(self) -> PartitionWork:
@@ -34,6 +35,7 @@ class Setup:
             budget=self.budget,
             guard=GuardBounds(share_max=0.5, window=10),
             give_up=lambda _, record, rejected: self.given_up.append((record, rejected)),
+            hold_back=lambda _, records: self.held.extend(records),
         )
 
 

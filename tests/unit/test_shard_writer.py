@@ -61,6 +61,7 @@ class Shard:
             budget=ShardBudget(BudgetBounds(10**6, 10**9, 10**6), asyncio.Event()),
             guard=GUARD,
             give_up=lambda *_: None,
+            hold_back=lambda *_: None,
         )
 
     def receive(self, *sequence: Update, first: int = 0) -> None:

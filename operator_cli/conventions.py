@@ -1,0 +1,43 @@
+"""What all commands have in common: settings, options, exit codes, JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from shared.errors import Misconfigured, Transient
+from shared.settings import KafkaSettings, ServiceSettings
+
+P = ParamSpec("P")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class OperatorSettings(ServiceSettings):
+    """What the commands read from the environment."""
+
+    shard_map_file: Path = Path("shard_map.json")
+    kafka: KafkaSettings = KafkaSettings()
+
+
+def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn our errors into a sentence on stderr and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (Misconfigured, Transient) as error:
+            sys.stderr.write(f"tidemark: {error}\n")
+            raise typer.Exit(2 if isinstance(error, Misconfigured) else 1) from None
+
+    return run
+
+
+def print_json(value: object) -> None:
+    """Print for programs."""
+    typer.echo(json.dumps(value, indent=2))
