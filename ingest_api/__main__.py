@@ -1,6 +1,7 @@
 """Take updates over HTTP and keep them in Kafka."""
 
 import asyncio
+import gc
 import signal
 import sys
 from typing import Final
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load(IngestSettings)
         configure_logs(settings.log_level)
+        _spare_the_collector()
         uvloop.run(_until_signalled(settings))
     except* Misconfigured as group:
         sys.stderr.write(f"{_first(group)}\n")
@@ -43,6 +45,17 @@ async def _until_signalled(settings: IngestSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await run(settings, stop)
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from looking at everything all the time.
+
+    What lives now lives to the end. What a request makes is mostly freed without the collector,
+    which by default looks after every 700 new objects: a fifth of a busy server's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _first(group: BaseExceptionGroup[Misconfigured]) -> BaseException:

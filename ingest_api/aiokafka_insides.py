@@ -53,4 +53,9 @@ def fail_unanswered(client: AIOKafkaProducer, error: KafkaError) -> None:
 
     `stop()` would first wait for all of them, and an idempotent producer never gives up.
     """
-    client._message_accumulator.fail_all(error)  # noqa: SLF001
+    queue = client._message_accumulator  # noqa: SLF001
+    queue.fail_all(error)
+    for batches in queue._batches.values():  # noqa: SLF001
+        for batch in batches:
+            # Nobody waits for most of these, and asyncio logs what nobody has seen.
+            batch._drain_waiter.exception()  # noqa: SLF001

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,11 +55,9 @@ def base_offset(answer: asyncio.Future[Any]) -> int:
     try:
         offset: int = answer.result().offset
     except _NOT_WRITTEN as error:
-        raise Transient(f"Kafka refused the update ({type(error).__name__}).") from error
+        raise Transient("Kafka refused the update.") from error
     except KafkaError as error:
-        raise Transient(
-            f"Kafka failed on the update ({type(error).__name__}).", outcome_unknown=True
-        ) from error
+        raise Transient("Kafka failed on the update.", outcome_unknown=True) from error
     if offset < 0:  # a duplicate of what the broker no longer remembers
         raise Transient("Kafka does not tell where the update is.", outcome_unknown=True)
     return offset
@@ -82,6 +80,7 @@ class Producer:
         self._stalled_after_s = settings.stalled_after_ms / 1000
         self._brokers: dict[int, Progress] = {}
         self._reachability = Reachability(client.client.ready, self._enqueue_timeout_s)
+        self._turns = [asyncio.Lock() for _ in range(PARTITIONS)]
         self._refresh_at = 0.0
 
     async def send(
@@ -102,22 +101,15 @@ class Producer:
         if not (is_connected(self._client, leader) or await self._reachability.reach(leader)):
             raise Transient("Kafka cannot be reached.")
         try:
-            if len(values) == 1:
-                count = 1
-                answer = await self._queue.add_message(
-                    tp, key, values[0], self._enqueue_timeout_s, timestamp_ms
-                )
-            else:
-                count, batch = self._packed(key, values, timestamp_ms)
-                answer = await self._queue.add_batch(batch, tp, self._enqueue_timeout_s)
-        except KafkaTimeoutError as error:
+            sent = await self._enqueue(tp, key, values, timestamp_ms)
+        except (TimeoutError, KafkaTimeoutError) as error:
             raise Transient("The partition's queue has no room.", saturation=True) from error
         except KafkaError as error:
             self._break(error)
-            raise Transient(f"The producer has failed ({type(error).__name__}).") from error
-        progress.begin(count, time.monotonic())
-        answer.add_done_callback(functools.partial(self._answered, progress, count))
-        return Sent(count, answer)
+            raise Transient("Kafka cannot take updates for a moment.") from error
+        progress.begin(sent.count, time.monotonic())
+        sent.answer.add_done_callback(functools.partial(self._answered, progress, sent.count))
+        return sent
 
     async def flush(self) -> None:
         """Wait until Kafka has answered for all that was sent."""
@@ -135,6 +127,26 @@ class Producer:
         if now >= self._refresh_at:
             self._refresh_at = now + _REFRESH_PAUSE_S
             self._client.client.force_metadata_update()
+
+    async def _enqueue(
+        self, tp: TopicPartition, key: bytes, values: Sequence[bytes], timestamp_ms: int
+    ) -> Sent:
+        turn = self._turns[tp.partition]
+        single = len(values) == 1
+        if single and not turn.locked():
+            return Sent(1, await self._add_one(tp, key, values[0], timestamp_ms))
+        # aiokafka lets a batch in when nothing else waits for its partition, and wakes all that
+        # want to get in at once. In turns, none is overtaken until it has run out of time.
+        async with asyncio.timeout(self._enqueue_timeout_s), turn:
+            if single:
+                return Sent(1, await self._add_one(tp, key, values[0], timestamp_ms))
+            count, batch = self._packed(key, values, timestamp_ms)
+            return Sent(count, await self._queue.add_batch(batch, tp, self._enqueue_timeout_s))
+
+    def _add_one(
+        self, tp: TopicPartition, key: bytes, value: bytes, timestamp_ms: int
+    ) -> Awaitable[asyncio.Future[Any]]:
+        return self._queue.add_message(tp, key, value, self._enqueue_timeout_s, timestamp_ms)
 
     def _packed(self, key: bytes, values: Sequence[bytes], timestamp_ms: int) -> tuple[int, Any]:
         """Return a record batch, and how many of `values` are in it."""
@@ -198,8 +210,11 @@ async def _start(client: AIOKafkaProducer, kafka: KafkaSettings) -> None:
 
 async def _stop(client: AIOKafkaProducer) -> None:
     fail_unanswered(client, _Abandoned())
-    try:
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await client.stop()
-    except TimeoutError:
-        log.warning("producer.close_timed_out")
+    for close in (client.stop, client.client.close):
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await close()
+        except TimeoutError:  # a broker that hangs; its connections are still to be closed
+            log.warning("producer.close_timed_out")
+        else:
+            break

@@ -42,8 +42,9 @@ class KafkaPublisher:
     def __init__(self, settings: IngestSettings) -> None:
         self.connected_once = False
         self._kafka = settings.kafka
-        self._settings = settings.produce
-        self._in_flight = InFlight(settings.produce)
+        self._settings = produce = settings.produce
+        self._patience_s = (produce.enqueue_timeout_ms + produce.ack_timeout_ms) / 1000
+        self._in_flight = InFlight(produce)
         self._producer: Producer | None = None
 
     async def keep_connected(self) -> None:
@@ -75,6 +76,7 @@ class KafkaPublisher:
             Transient: none is stored, or it is unknown whether the only one is.
         """
         timestamp_ms = time.time_ns() // 1_000_000
+        give_up_at = time.monotonic() + self._patience_s
         partition = partition_of(app_id)
         key = app_id.encode()
         offsets: list[int] = []
@@ -83,10 +85,11 @@ class KafkaPublisher:
         sent_count = 0
         try:
             while sent_count < len(values):
-                sent = await self._send(partition, key, values[sent_count:], timestamp_ms)
+                unsent = values[sent_count:]
+                sent = await self._send(partition, key, unsent, timestamp_ms, give_up_at)
                 size = sum(sizes[sent_count : sent_count + sent.count])
                 sent_count += sent.count
-                base = await self._acknowledged(sent, partition, size)
+                base = await self._acknowledged(sent, partition, size, give_up_at)
                 offsets.extend(range(base, base + sent.count))
         except Transient as error:
             unknown = sent_count - len(offsets) if error.outcome_unknown else 0
@@ -95,8 +98,9 @@ class KafkaPublisher:
                 raise PartlyPublished(error, receipts=receipts, unknown=unknown) from error
             raise
         finally:
-            if unsent := sizes[sent_count:]:
-                self._in_flight.withdraw(partition, len(unsent), sum(unsent))
+            if sent_count < len(values):
+                unsent_sizes = sizes[sent_count:]
+                self._in_flight.withdraw(partition, len(unsent_sizes), sum(unsent_sizes))
         return self._receipts(partition, offsets)
 
     async def flush(self, timeout_s: float) -> None:
@@ -110,13 +114,20 @@ class KafkaPublisher:
             log.warning("flush.timed_out", updates_unanswered=self._in_flight.updates)
 
     async def _send(
-        self, partition: int, key: bytes, values: Sequence[bytes], timestamp_ms: int
+        self,
+        partition: int,
+        key: bytes,
+        values: Sequence[bytes],
+        timestamp_ms: int,
+        give_up_at: float,
     ) -> Sent:
+        if time.monotonic() > give_up_at:
+            raise Transient("Kafka is too slow for the whole batch.", saturation=True)
         if self._producer is None:
             raise Transient("Kafka cannot be reached.")
         return await self._producer.send(partition, key, values, timestamp_ms)
 
-    async def _acknowledged(self, sent: Sent, partition: int, size: int) -> int:
+    async def _acknowledged(self, sent: Sent, partition: int, size: int, give_up_at: float) -> int:
         """Return the offset of the first update of `sent`, which has `size` bytes."""
         # A future of our own, so that neither time-out nor client touches what others share.
         acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -129,7 +140,7 @@ class KafkaPublisher:
 
         sent.answer.add_done_callback(on_answer)
         expiry = acknowledged.get_loop().call_later(
-            self._settings.ack_timeout_ms / 1000, _expire, acknowledged
+            give_up_at - time.monotonic(), _expire, acknowledged
         )
         try:
             await acknowledged

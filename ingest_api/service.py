@@ -1,7 +1,6 @@
 """The ingest API as a process: what it opens, and in which order it stops."""
 
 import asyncio
-import gc
 
 import structlog
 
@@ -24,21 +23,9 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
         readiness = Readiness(publisher)
         app = create_app(publisher, readiness, settings.body)
         async with serving(app, settings.listen, settings.http) as port:
-            _spare_the_collector()
             log.info("service.started", host=settings.listen.host, port=port)
             await stop.wait()
             readiness.draining = True
             log.info("service.draining", delay_s=settings.shutdown_delay_s)
             await asyncio.sleep(settings.shutdown_delay_s)
     log.info("service.stopped")
-
-
-def _spare_the_collector() -> None:
-    """Keep the garbage collector from looking at everything all the time.
-
-    What lives now lives to the end. What a request makes is mostly freed without the collector,
-    which by default looks after every 700 new objects: a fifth of a busy server's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)

@@ -65,7 +65,7 @@ class ProduceSettings(FrozenModel):
         5_000,
         ge=10,
         le=600_000,
-        description="How long to wait for the acknowledgement; then 504, outcome unknown.",
+        description="How long to wait for acknowledgements after that; then 504, outcome unknown.",
     )
     stalled_after_ms: int = Field(
         1_500,

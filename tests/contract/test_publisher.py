@@ -15,6 +15,7 @@ from ingest_api.publisher import KafkaPublisher, open_publisher
 from ingest_api.routes import Publisher
 from ingest_api.settings import IngestSettings, ProduceSettings
 from shared.errors import Transient
+from shared.serving import HttpSettings
 from shared.settings import KafkaSettings
 from shared.topology import partition_of
 from tests.fake_publisher import FakePublisher
@@ -43,7 +44,11 @@ async def publisher(kafka: KafkaSettings | None) -> AsyncIterator[Publisher]:
     if kafka is None:
         yield FakePublisher()
     else:
-        async with open_publisher(IngestSettings(kafka=kafka)) as kafka_publisher:
+        patient = ProduceSettings(enqueue_timeout_ms=30_000, ack_timeout_ms=30_000)
+        settings = IngestSettings(
+            kafka=kafka, produce=patient, http=HttpSettings(drain_timeout_ms=60_000)
+        )
+        async with open_publisher(settings) as kafka_publisher:
             await connected(kafka_publisher)
             yield kafka_publisher
 
