@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Self
@@ -14,6 +14,9 @@ from verification.model import ModelRow
 
 Subscription = tuple[str, str]
 """App ID and subscription ID, as canonical text."""
+
+Body = Mapping[str, Any]
+"""An update as its HTTP body says it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,24 +55,42 @@ class Difference:
 class Ledger:
     """Everything that was accepted, by subscription, with its position.
 
-    A request whose outcome is unknown may or may not have been applied. Those that touch a
-    subscription are kept apart, because nothing certain can be said of it any more.
+    A request whose outcome is unknown may or may not have been applied. Subscriptions that one
+    touched are not judged until `resolve` has been told what Kafka holds.
     """
 
-    accepted: dict[Subscription, list[tuple[Position, Mapping[str, Any]]]] = field(
+    accepted: dict[Subscription, list[tuple[Position, Body]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    unknown: set[Subscription] = field(default_factory=set)
+    unknown: dict[Subscription, list[Body]] = field(default_factory=lambda: defaultdict(list))
     count: int = 0
 
-    def accept(self, subscription: Subscription, body: Mapping[str, Any], receipt: str) -> None:
+    def accept(self, subscription: Subscription, body: Body, receipt: str) -> None:
         """Note an update that was answered 202."""
         self.accepted[subscription].append((Position.of_receipt(receipt), body))
         self.count += 1
 
-    def outcome_unknown(self, subscription: Subscription) -> None:
+    def outcome_unknown(self, subscription: Subscription, body: Body) -> None:
         """Note an update of which it is not known whether it was accepted."""
-        self.unknown.add(subscription)
+        self.unknown[subscription].append(body)
+
+    def resolve(self, find: Callable[[Body], Position | None]) -> tuple[int, int]:
+        """Settle every unknown outcome by what Kafka holds.
+
+        `find` tells where an update is, or None where it was never stored. Returns how many were
+        stored, and how many were not.
+        """
+        stored = missing = 0
+        for subscription, bodies in self.unknown.items():
+            for body in bodies:
+                position = find(body)
+                if position is None:
+                    missing += 1
+                else:
+                    stored += 1
+                    self.accepted[subscription].append((position, body))
+        self.unknown.clear()
+        return stored, missing
 
     def ends(self) -> dict[int, int]:
         """Return by partition the offset just after the last accepted update."""
@@ -82,16 +103,22 @@ class Ledger:
     def expected(self, dead_lettered: Iterable[Position] = ()) -> dict[Subscription, ModelRow]:
         """Apply each subscription's updates in the order of their positions."""
         skipped = set(dead_lettered)
-        rows = {}
-        for subscription, updates in self.accepted.items():
-            if subscription in self.unknown:
-                continue
-            row = ModelRow()
-            for position, body in sorted(updates, key=lambda update: update[0]):
-                if position not in skipped:
-                    row.apply(body)
-            rows[subscription] = row
-        return rows
+        return {
+            subscription: self.expected_row(subscription, skipped)
+            for subscription in self.accepted
+            if subscription not in self.unknown
+        }
+
+    def expected_row(
+        self, subscription: Subscription, dead_lettered: Container[Position] = ()
+    ) -> ModelRow:
+        """Apply one subscription's updates in the order of their positions."""
+        row = ModelRow()
+        updates = sorted(self.accepted[subscription], key=lambda update: update[0])
+        for position, body in updates:
+            if position not in dead_lettered:
+                row.apply(body)
+        return row
 
     def differences(
         self,
@@ -104,9 +131,11 @@ class Ledger:
         for subscription, row in self.expected(skipped).items():
             actual = stored.get(subscription)
             positions = {position for position, _ in self.accepted[subscription]} - skipped
-            if actual is None:
-                if positions:
-                    found.append(Difference(subscription, "the row is missing"))
+            if not positions:
+                if actual is not None:
+                    found.append(Difference(subscription, "the row should not be there"))
+            elif actual is None:
+                found.append(Difference(subscription, "the row is missing"))
             elif actual.tags != row.tags:
                 found.append(Difference(subscription, "the tags differ"))
             elif actual.properties != row.properties:
@@ -117,17 +146,18 @@ class Ledger:
 
 
 async def read_rows(
-    directory: ShardDirectory, apps: Iterable[str]
+    directory: ShardDirectory, apps: Iterable[str] | None = None
 ) -> dict[Subscription, StoredRow]:
-    """Read every row of `apps` from all shards; one on the wrong shard counts as well."""
-    wanted = list(apps)
+    """Read every row of `apps`, or of all, from all shards; one on the wrong shard counts, too."""
+    wanted = None if apps is None else list(apps)
     rows: dict[Subscription, StoredRow] = {}
     for dsn in directory.dsns.values():
         connection = await asyncpg.connect(dsn.get_secret_value())
         try:
             found = await connection.fetch(
                 "SELECT app_id::text, subscription_id::text, tags, properties, "
-                "applied_epoch, applied_offset FROM subscriptions WHERE app_id = ANY($1::uuid[])",
+                "applied_epoch, applied_offset FROM subscriptions "
+                "WHERE $1::uuid[] IS NULL OR app_id = ANY($1::uuid[])",
                 wanted,
             )
         finally:

@@ -43,6 +43,12 @@ class CustomerMix:
             self._devices[owner].append(str(uuid.uuid4()))
         self._weights = [_zipf(len(devices)) for devices in self._devices]
 
+    @property
+    def devices(self) -> list[tuple[str, str]]:
+        """Every subscription: app ID and subscription ID."""
+        pairs = zip(self.apps, self._devices, strict=True)
+        return [(app, device) for app, devices in pairs for device in devices]
+
     def requests(self, updates: int, *, batch_max: int = 100) -> Iterator[Request]:
         """Yield requests with `updates` updates in all; each device gets at least one of them."""
         left = updates

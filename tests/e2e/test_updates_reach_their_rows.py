@@ -150,11 +150,11 @@ async def test_ingest_that_is_told_to_end_answers_what_it_has_accepted(system: S
     async with patiently():
         await system.start_consumer("consumer-1")
         async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(sender.send_all(mix.requests(20_000)))
+            tasks.create_task(sender.send_all(mix.requests(20_000)))
             while system.ledger.count < 2_000:
                 await asyncio.sleep(0.01)
+            sender.patient = False  # what nobody is there to take is given up
             status = await system.ingest.end(signal.SIGTERM)
-            sending.cancel()
         await system.settle()
         stored = await read_topic(system.kafka, system.kafka.topic)
 
