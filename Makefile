@@ -4,7 +4,7 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql tidemark demo check test bench lock clean \
+.PHONY: help up down status logs psql tidemark demo check test chaos bench lock clean \
 	bootstrap check-lint check-format check-types check-imports
 
 help: ## Print this help
@@ -43,6 +43,9 @@ check: bootstrap ## Check style, types and imports
 
 test: bootstrap ## Run all tests beside a running stack; ARGS="-k word" for some
 	@$(VENV) -m pytest $(ARGS)
+
+chaos: bootstrap ## Cause faults for MINUTES=30 and judge every row; SEED=… again the same
+	@$(VENV) -m tests.chaos
 
 bench: bootstrap ## Measure
 	@$(VENV) -m benchmarks

@@ -1,0 +1,236 @@
+"""What each kind of fault does to real processes, and how it is undone."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import asyncpg
+
+from deploy.local.processes import Daemon
+from tests.chaos.schedule import SCALE, PlannedFault
+from tests.chaos.system import System
+
+Fault = Callable[[System, str], AbstractAsyncContextManager[None]]
+"""Entering does it, leaving undoes it."""
+
+
+class Injector:
+    """Injects planned faults at their times, and says so."""
+
+    def __init__(self, system: System, say: Callable[[str], None]) -> None:
+        self.injected: list[PlannedFault] = []
+        self.left_out: list[PlannedFault] = []
+        """Those whose target had not come back from the fault before, as on a busy machine."""
+        self._system = system
+        self._say = say
+        self._busy: dict[str, asyncio.Lock] = {}
+
+    async def run(self, planned: Sequence[PlannedFault]) -> None:
+        """Inject every fault; return when all are undone."""
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for fault in planned:
+                await asyncio.sleep(max(0.0, started + fault.at_s - time.monotonic()))
+                tasks.create_task(self._inject(fault, started), name=str(fault))
+
+    async def _inject(self, fault: PlannedFault, started: float) -> None:
+        busy = self._busy.setdefault(fault.target, asyncio.Lock())
+        if busy.locked() and fault.kind != SCALE:
+            self.left_out.append(fault)
+            self._say(f"{time.monotonic() - started:7.1f} s  not {fault}: it is not back yet")
+            return
+        async with busy:
+            self._say(f"{time.monotonic() - started:7.1f} s  {fault}")
+            if fault.kind == SCALE:
+                await self._system.scale_to(round(fault.duration_s))
+            else:
+                async with FAULTS[fault.kind](self._system, fault.target):
+                    await asyncio.sleep(fault.duration_s)
+        self.injected.append(fault)
+
+
+@asynccontextmanager
+async def _kill_service(system: System, target: str) -> AsyncIterator[None]:
+    service = system.services[target]
+    daemon = service.daemon
+    async with service.hands_on:
+        await asyncio.to_thread(daemon.kill)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(daemon.start)
+
+
+@asynccontextmanager
+async def _terminate_service(system: System, target: str) -> AsyncIterator[None]:
+    service = system.services[target]
+    daemon = service.daemon
+    async with service.hands_on:
+        await asyncio.to_thread(daemon.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(daemon.start)
+
+
+@asynccontextmanager
+async def _freeze_service(system: System, target: str) -> AsyncIterator[None]:
+    daemon = system.services[target].daemon
+    await asyncio.to_thread(daemon.pause)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(daemon.resume)
+
+
+def _part_of(system: System, target: str) -> Daemon:
+    return system.stack.broker if target == "broker" else system.stack.shards[target]
+
+
+@asynccontextmanager
+async def _kill_part(system: System, target: str) -> AsyncIterator[None]:
+    daemon = _part_of(system, target)
+    await asyncio.to_thread(daemon.kill)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(daemon.start)
+        await asyncio.to_thread(daemon.wait_ready)
+
+
+@asynccontextmanager
+async def _stop_part(system: System, target: str) -> AsyncIterator[None]:
+    daemon = _part_of(system, target)
+    await asyncio.to_thread(daemon.stop)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(daemon.start)
+        await asyncio.to_thread(daemon.wait_ready)
+
+
+@asynccontextmanager
+async def _freeze_part(system: System, target: str) -> AsyncIterator[None]:
+    daemon = _part_of(system, target)
+    await asyncio.to_thread(daemon.pause)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(daemon.resume)
+        await asyncio.to_thread(daemon.wait_ready)
+
+
+@asynccontextmanager
+async def _read_only(system: System, shard: str) -> AsyncIterator[None]:
+    await system.execute(
+        shard, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"
+    )
+    try:
+        yield
+    finally:
+        await system.execute(
+            shard, "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"
+        )
+
+
+def _end_connections_of(writer: str) -> str:
+    return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{writer}'"
+
+
+@asynccontextmanager
+async def _refuse_connections(system: System, shard: str) -> AsyncIterator[None]:
+    await system.execute(
+        shard,
+        f'ALTER DATABASE "{system.database}" CONNECTION LIMIT 0',
+        _end_connections_of(system.writer),
+    )
+    try:
+        yield
+    finally:
+        await system.execute(shard, f'ALTER DATABASE "{system.database}" CONNECTION LIMIT -1')
+
+
+@asynccontextmanager
+async def _end_connections(system: System, shard: str) -> AsyncIterator[None]:
+    await system.execute(shard, _end_connections_of(system.writer))
+    yield
+
+
+@asynccontextmanager
+async def _lock_table(system: System, shard: str) -> AsyncIterator[None]:
+    connection = await asyncpg.connect(system.dsns[shard].get_secret_value())
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _delay(system: System, shard: str) -> AsyncIterator[None]:
+    assert system.proxies is not None
+    await system.proxies.add_toxic(shard, "latency", latency=150, jitter=100)
+    try:
+        yield
+    finally:
+        await system.proxies.remove_toxic(shard, "latency")
+
+
+@asynccontextmanager
+async def _cut(system: System, shard: str) -> AsyncIterator[None]:
+    assert system.proxies is not None
+    await system.proxies.set_enabled(shard, enabled=False)
+    try:
+        yield
+    finally:
+        await system.proxies.set_enabled(shard, enabled=True)
+
+
+@asynccontextmanager
+async def _swallow(system: System, shard: str) -> AsyncIterator[None]:
+    """Let nothing through, and close nothing either."""
+    assert system.proxies is not None
+    await system.proxies.add_toxic(shard, "timeout", timeout=0)
+    try:
+        yield
+    finally:
+        await system.proxies.remove_toxic(shard, "timeout")
+
+
+@asynccontextmanager
+async def _reset(system: System, shard: str) -> AsyncIterator[None]:
+    """Cut whatever is under way at once, with RST."""
+    assert system.proxies is not None
+    await system.proxies.add_toxic(shard, "reset_peer", timeout=0)
+    try:
+        yield
+    finally:
+        await system.proxies.remove_toxic(shard, "reset_peer")
+
+
+FAULTS: Final[Mapping[str, Fault]] = {
+    "consumer.kill": _kill_service,
+    "consumer.terminate": _terminate_service,
+    "consumer.freeze": _freeze_service,
+    "consumer.outlive_session": _freeze_service,
+    "ingest.kill": _kill_service,
+    "ingest.terminate": _terminate_service,
+    "ingest.freeze": _freeze_service,
+    "shard.kill": _kill_part,
+    "shard.stop": _stop_part,
+    "shard.freeze": _freeze_part,
+    "broker.kill": _kill_part,
+    "broker.stop": _stop_part,
+    "broker.freeze": _freeze_part,
+    "shard.read_only": _read_only,
+    "shard.refuse_connections": _refuse_connections,
+    "shard.end_connections": _end_connections,
+    "shard.lock_table": _lock_table,
+    "network.delay": _delay,
+    "network.cut": _cut,
+    "network.swallow": _swallow,
+    "network.reset": _reset,
+}
