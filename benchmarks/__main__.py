@@ -1,0 +1,219 @@
+"""Measure Tidemark beside what a user would pick instead, on this machine, in one run."""
+
+import argparse
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.arms.arm import Arm
+from benchmarks.arms.ceiling import Ceiling
+from benchmarks.arms.parallel_consumer import MODES, STRONGEST, ParallelConsumer, is_built
+from benchmarks.arms.plain_loop import PlainLoop
+from benchmarks.arms.tidemark import Tidemark
+from benchmarks.ingest.measure import Ingest
+from benchmarks.ingest.measure import missing as ingest_missing
+from benchmarks.latency.measure import Latency
+from benchmarks.loads import FULL, LOADS
+from benchmarks.results import Session, facts, latest
+from benchmarks.stack import bench_stack
+from benchmarks.targets import print_ratios
+from benchmarks.throughput import Throughput
+from deploy.local.stack import LocalStack
+from shared.errors import Misconfigured, Transient
+
+_EXAMPLES: Final = """\
+examples:
+  python -m benchmarks                                  everything; takes hours
+  python -m benchmarks quick                            the key ratios, in about three minutes
+  python -m benchmarks run --arm tidemark --arm pc-unnest --load zipf --repeats 3
+  python -m benchmarks run --arm tidemark --profile     and a flame graph of its peak (py-spy)
+  python -m benchmarks run --arm tidemark --beside ../other-checkout --load distinct
+  python -m benchmarks report                           RESULTS.md and plots from the last run
+
+ARM, LOAD and REPEATS of the environment stand for options that are not given."""
+_DEFAULT_REPEATS: Final = 5
+_QUICK_LOADS: Final = ("distinct", "half-hot")
+_HTTP: Final = "http"
+_LATENCY: Final = "latency"
+_QUICK_RECORDS: Final = 400_000
+
+
+def _arms(options: argparse.Namespace) -> list[Arm]:
+    beside: list[Path] = options.beside
+    arms: list[Arm] = [
+        Tidemark(profile=options.profile),
+        *(
+            Tidemark(name=path.resolve().name, checkout=path.resolve(), profile=options.profile)
+            for path in beside
+        ),
+        *(ParallelConsumer(mode) for mode in MODES),
+        PlainLoop(),
+        Ceiling(),
+    ]
+    wanted: list[str] = options.arm or _words("ARM")
+    unknown = set(wanted) - {arm.name for arm in arms} - {_HTTP, _LATENCY}
+    if unknown:
+        names = ", ".join([*(arm.name for arm in arms), _HTTP, _LATENCY])
+        raise Misconfigured(f"There is no arm {', '.join(sorted(unknown))}; there are {names}.")
+    names_beside = {path.resolve().name for path in beside}
+    return [arm for arm in arms if not wanted or arm.name in wanted or arm.name in names_beside]
+
+
+def _loads(options: argparse.Namespace) -> list[str]:
+    wanted: list[str] = options.load or _words("LOAD") or list(LOADS)
+    unknown = set(wanted) - set(LOADS)
+    if unknown:
+        raise Misconfigured(
+            f"There is no load {', '.join(sorted(unknown))}; there are {', '.join(LOADS)}."
+        )
+    return wanted
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure arms on loads, by turns, and keep the results."""
+    wanted = options.arm or _words("ARM")
+    return _measure(
+        options,
+        _arms(options),
+        _loads(options),
+        repeats=options.repeats,
+        records=options.records,
+        http=not wanted or _HTTP in wanted,
+        latency=not wanted or _LATENCY in wanted,
+    )
+
+
+def quick(options: argparse.Namespace) -> int:
+    """Measure the key ratios once."""
+    arms: list[Arm] = [Tidemark(), Ceiling()]
+    if is_built() and shutil.which("java"):
+        arms.append(ParallelConsumer(STRONGEST))
+    return _measure(
+        options, arms, _QUICK_LOADS, repeats=1, records=_QUICK_RECORDS, http=False, latency=False
+    )
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write RESULTS.md and its plots."""
+    path: Path | None = options.results or latest()
+    if path is None:
+        raise Misconfigured("There are no results yet; `python -m benchmarks` makes some.")
+    from benchmarks.report import write_report  # noqa: PLC0415 - only this draws
+
+    write_report(Session.read(path))
+    return 0
+
+
+def _measure(
+    options: argparse.Namespace,
+    arms: Sequence[Arm],
+    loads: Sequence[str],
+    *,
+    repeats: int,
+    records: int,
+    http: bool,
+    latency: bool,
+) -> int:
+    session = Session(seed=options.seed, facts=facts(sys.argv[1:]))
+    http_missing = ingest_missing() if http else None
+    reasons = {arm.missing() for arm in arms} | {http_missing}
+    session.left_out = sorted(why for why in reasons if why)
+    for sentence in session.left_out:
+        print(sentence)
+    present = [arm for arm in arms if arm.missing() is None]
+
+    async def measure(stack: LocalStack) -> None:
+        if present:
+            throughput = Throughput.on(stack, seed=options.seed, say=_say)
+            runs = throughput.measure(present, loads, repeats=repeats, records_max=records)
+            async for done in runs:
+                session.runs.append(done)
+        if http and http_missing is None:
+            ingest = Ingest(stack, seed=options.seed, say=_say)
+            session.http = await ingest.measure(repeats)
+        if latency:
+            session.end_to_end = await Latency(stack, seed=options.seed, say=_say).measure()
+
+    try:
+        with bench_stack(keep=options.keep) as stack:
+            asyncio.run(measure(stack))
+    finally:
+        if session.runs or session.http or session.end_to_end:
+            _say(f"kept as {session.save()}")
+    print_ratios(session)
+    return 0 if all(each.valid for each in session.runs) else 1
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def _words(variable: str) -> list[str]:
+    return os.environ.get(variable, "").replace(",", " ").split()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    measuring = argparse.ArgumentParser(add_help=False)
+    measuring.add_argument("--seed", type=int, default=1, help="of all loads (default: 1)")
+    measuring.add_argument("--keep", action="store_true", help="leave broker and shards running")
+    repeats = int(os.environ.get("REPEATS") or _DEFAULT_REPEATS)
+
+    runner = commands.add_parser("run", help=run.__doc__, parents=[measuring])
+    runner.add_argument("--arm", action="append", help="one of them; may be given again")
+    runner.add_argument("--load", action="append", help=f"of {', '.join(LOADS)}")
+    runner.add_argument("--repeats", type=int, default=repeats, help="of each (default: 5)")
+    runner.add_argument("--records", type=int, default=FULL, help="at most, of each load")
+    runner.add_argument("--profile", action="store_true", help="py-spy the consumer at its peak")
+    runner.add_argument(
+        "--beside",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CHECKOUT",
+        help="also the consumer of another checkout, by turns with this one",
+    )
+    runner.set_defaults(command=run)
+    commands.add_parser("quick", help=quick.__doc__, parents=[measuring]).set_defaults(
+        command=quick
+    )
+    reporter = commands.add_parser("report", help=report.__doc__)
+    reporter.add_argument("results", type=Path, nargs="?", help="JSON; the youngest by default")
+    reporter.set_defaults(command=report)
+    return parser
+
+
+def main() -> int:
+    """Run one command; 1 where a run does not count, 2 where a human must act."""
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
+        arguments = ["run", *arguments]
+    options = _parser().parse_args(arguments)
+    # Told to end, it takes its broker and shards with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        status: int = options.command(options)
+    except (Misconfigured, Transient) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What an arm is: a way to bring the updates of a topic into the rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from benchmarks.loads import Load
+from benchmarks.measure import Rate
+from deploy.local.stack import LocalStack
+from shared.settings import KafkaSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one run has to apply."""
+
+    stack: LocalStack
+    kafka: KafkaSettings
+    dsns: Mapping[str, SecretStr]
+    group: str
+    load: str
+    seed: int
+    records: int
+    """Records in the topic."""
+    refused: int
+    """Of these, the ones that Postgres refuses."""
+
+
+class Arm(Protocol):
+    """A way to apply updates."""
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line and in tables."""
+        ...
+
+    @property
+    def meaning(self) -> str:
+        """What it is, in one line."""
+        ...
+
+    @property
+    def sets_positions(self) -> bool:
+        """Whether it leaves the offset of the last update in the row."""
+        ...
+
+    def records(self, load: Load) -> int | None:
+        """Return how many records of a load it gets; None where it makes no sense."""
+        ...
+
+    def missing(self) -> str | None:
+        """Say in a sentence why it cannot run here, if so."""
+        ...
+
+    def run(self, task: Task) -> Rate:
+        """Apply everything, and return how fast that went."""
+        ...

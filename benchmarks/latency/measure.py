@@ -1,0 +1,285 @@
+"""From the intended time of a request to its answer, and to its row."""
+
+import asyncio
+import gc
+import http.client
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from benchmarks.database import Databases
+from benchmarks.ingest.measure import server_daemon
+from benchmarks.ingest.servers import TWIN
+from benchmarks.latency.probes import INTERVAL_S, TAG, Probe
+from benchmarks.latency.scenarios import (
+    BASE_PER_S,
+    BURST_PER_S,
+    SCENARIOS,
+    UPDATES_PER_BATCH,
+    Scenario,
+)
+from benchmarks.latency.sender import Answer, Planned, Sender, http_request
+from benchmarks.loads import LOADS, Row, make_rows
+from benchmarks.measure import rss_mib
+from deploy.local import services
+from deploy.local.ports import HOST
+from deploy.local.processes import Daemon
+from deploy.local.stack import LocalStack
+from operator_cli.topics import create_topics
+from shared.settings import KafkaSettings, read_shard_map
+from shared.topology import ShardMap
+
+TIDEMARK: Final = "tidemark"
+SYSTEMS: Final = (TIDEMARK, TWIN)
+_CONNECTIONS: Final = 256
+_WARM_UP_S: Final = 5.0
+_ARRIVE_WITHIN_S: Final = 60.0
+_REQUESTS: Final = 20_000
+_BATCHES: Final = 400
+
+Say = Callable[[str], None]
+
+
+class Latency:
+    """Plays scenarios on Tidemark and on its synchronous twin."""
+
+    def __init__(self, stack: LocalStack, *, seed: int, say: Say) -> None:
+        self._stack = stack
+        self._say = say
+        self._dsns = read_shard_map(stack.layout.shard_map).dsns
+        rows = make_rows()
+        self._databases = Databases(self._dsns, rows)
+        shard_of = ShardMap.equal(len(self._dsns)).shard_of
+        self._probe_rows: dict[str, Row] = {}
+        for row in rows:
+            self._probe_rows.setdefault(shard_of(row.partition).name, row)
+        probed = {row.app_id for row in self._probe_rows.values()}
+        host = f"{HOST}:{stack.plan.ingest}"
+        updates = LOADS["distinct"].updates(rows, seed, 2 * _REQUESTS)
+        chosen = [each for each in updates if rows[each.row].app_id not in probed]
+        self._singles = [
+            http_request(host, "PATCH", _path(rows[each.row]), f'{{"tags":{each.tags}}}')
+            for each in chosen[:_REQUESTS]
+        ]
+        self._batches = list(_batches(host, rows, probed, [each.tags for each in chosen]))
+
+    async def measure(self) -> list[dict[str, Any]]:
+        """Return every scenario on every system, with a line for each second of it."""
+        await self._databases.load()
+        return [await self._play(scenario, system) for scenario in SCENARIOS for system in SYSTEMS]
+
+    async def _play(self, scenario: Scenario, system: str) -> dict[str, Any]:
+        await self._databases.restore()
+        topic = f"latency-{uuid.uuid4().hex[:12]}"
+        kafka = self._stack.kafka_settings.model_copy(update={"topic": topic})
+        await create_topics(kafka)
+        with self._running(system, kafka) as daemons:
+            await asyncio.to_thread(_wait_ready, daemons)
+            await self._send(Scenario("warm-up", _WARM_UP_S))
+            gc.collect()
+            gc.freeze()
+            sender, probes = await self._send(scenario)
+            counts = _consumer_counts(self._stack) if system == TIDEMARK else {}
+            memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
+        found = {
+            "scenario": scenario.name,
+            "system": system,
+            "event": scenario.event,
+            "stalled": scenario.stalled,
+            **_summary(scenario, sender.answers, probes),
+            "not_arrived": sum(probe.outstanding for probe in probes),
+            "updates_accepted": sum(each.updates for each in sender.answers if each.accepted),
+            "rss_mib": memory,
+            **counts,
+            "timeline": _timeline(scenario, sender.answers, probes),
+        }
+        shown = {name: value for name, value in found.items() if name != "timeline"}
+        self._say(json.dumps(shown))
+        return found
+
+    @contextmanager
+    def _running(self, system: str, kafka: KafkaSettings) -> Iterator[list[Daemon]]:
+        daemons = [
+            server_daemon(self._stack, "ingest" if system == TIDEMARK else TWIN, kafka.topic)
+        ]
+        if system == TIDEMARK:
+            variables = {"TIDEMARK_GROUP__ID": kafka.topic}
+            layout, plan = self._stack.layout, self._stack.plan
+            daemons.append(services.consumer(layout, plan, 1, kafka.topic, variables))
+        try:
+            for daemon in daemons:
+                daemon.start()
+            yield daemons
+        finally:
+            for daemon in daemons:
+                daemon.stop()
+
+    async def _send(self, scenario: Scenario) -> tuple[Sender, list[Probe]]:
+        probes = [Probe(shard, row) for shard, row in self._probe_rows.items()]
+        sender = Sender(HOST, self._stack.plan.ingest, connections=_CONNECTIONS)
+        plan = self._plan(scenario, probes)
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            watching = [
+                tasks.create_task(probe.watch(self._dsns[probe.shard], started), name=probe.shard)
+                for probe in probes
+            ]
+            disturbing = tasks.create_task(self._disturb(scenario), name="disturbance")
+            await sender.send(plan, started)
+            await disturbing
+            deadline = time.monotonic() + _ARRIVE_WITHIN_S
+            while _are_awaited(probes) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            for watcher in watching:
+                watcher.cancel()
+        return sender, probes
+
+    async def _disturb(self, scenario: Scenario) -> None:
+        if scenario.stalled is None or scenario.event is None:
+            return
+        shard = self._stack.shards[scenario.stalled]
+        begins_s, ends_s = scenario.event
+        await asyncio.sleep(begins_s)
+        try:
+            await asyncio.to_thread(shard.pause)
+            await asyncio.sleep(ends_s - begins_s)
+        finally:
+            shard.resume()
+
+    def _plan(self, scenario: Scenario, probes: Sequence[Probe]) -> list[Planned]:
+        planned = [
+            Planned(number / BASE_PER_S, self._singles[number % len(self._singles)], 1)
+            for number in range(int(scenario.seconds * BASE_PER_S))
+        ]
+        if scenario.burst and scenario.event is not None:
+            begins_s, ends_s = scenario.event
+            batches_per_s = (BURST_PER_S - BASE_PER_S) / UPDATES_PER_BATCH
+            for number in range(int((ends_s - begins_s) * batches_per_s)):
+                at_s = begins_s + number / batches_per_s
+                content = self._batches[number % len(self._batches)]
+                planned.append(Planned(at_s, content, UPDATES_PER_BATCH))
+        host = f"{HOST}:{self._stack.plan.ingest}"
+        # The row holds the numbers of the warm-up when the scenario begins.
+        first = 1 if scenario.name == "warm-up" else 1_000_000
+        for place, probe in enumerate(probes):
+            for number in range(int(scenario.seconds / INTERVAL_S)):
+                # Not all shards at the same moment.
+                at_s = (number + place / len(probes)) * INTERVAL_S
+                body = f'{{"tags":{{"{TAG}":{first + number}}}}}'
+                content = http_request(host, "PATCH", _path(probe.row), body)
+                planned.append(Planned(at_s, content, 1))
+                probe.expect(first + number, at_s)
+        return sorted(planned, key=lambda each: each.at_s)
+
+
+def _are_awaited(probes: Sequence[Probe]) -> bool:
+    return any(probe.outstanding for probe in probes)
+
+
+def _path(row: Row) -> str:
+    return f"/v1/apps/{row.app_id}/subscriptions/{row.subscription_id}"
+
+
+def _batches(
+    host: str, rows: Sequence[Row], probed: set[str], tags: Sequence[str]
+) -> Iterator[bytes]:
+    by_app: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.app_id not in probed:
+            by_app.setdefault(row.app_id, []).append(row)
+    apps = list(by_app)
+    for number, app in enumerate(apps[:: len(apps) // _BATCHES][:_BATCHES]):
+        updates = ",".join(
+            f'{{"subscription_id":"{by_app[app][place % len(by_app[app])].subscription_id}",'
+            f'"tags":{tags[(number * UPDATES_PER_BATCH + place) % len(tags)]}}}'
+            for place in range(UPDATES_PER_BATCH)
+        )
+        path = f"/v1/apps/{app}/subscriptions/batch"
+        yield http_request(host, "POST", path, f'{{"updates":[{updates}]}}')
+
+
+def _wait_ready(daemons: Sequence[Daemon]) -> None:
+    for daemon in daemons:
+        daemon.wait_ready()
+
+
+def _rss_mib(daemon: Daemon) -> float:
+    process = daemon.process()
+    return rss_mib(process) if process else 0.0
+
+
+def _consumer_counts(stack: LocalStack) -> dict[str, int]:
+    connection = http.client.HTTPConnection(HOST, stack.plan.status[0], timeout=10)
+    try:
+        connection.request("GET", "/status")
+        shards = json.load(connection.getresponse())["shards"].values()
+    finally:
+        connection.close()
+    return {"updates_applied": sum(shard["updates_applied"] for shard in shards)}
+
+
+def percentile_ms(seconds: Sequence[float], share: float) -> float | None:
+    """Return a percentile in milliseconds, by nearest rank; None of nothing."""
+    if not seconds:
+        return None
+    ordered = sorted(seconds)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 1)
+
+
+def _phases(scenario: Scenario) -> Mapping[str, tuple[float, float]]:
+    if scenario.event is None:
+        return {"all": (0, scenario.seconds)}
+    begins_s, ends_s = scenario.event
+    return {
+        "before": (0, begins_s),
+        "during": (begins_s, ends_s),
+        # What was held up is still on its way for a moment.
+        "after": (ends_s + 5, scenario.seconds),
+    }
+
+
+def _summary(
+    scenario: Scenario, answers: Sequence[Answer], probes: Sequence[Probe]
+) -> dict[str, Any]:
+    return {
+        "phases": {
+            phase: _figures(answers, probes, scenario, begins_s, ends_s)
+            for phase, (begins_s, ends_s) in _phases(scenario).items()
+        }
+    }
+
+
+def _figures(
+    answers: Sequence[Answer],
+    probes: Sequence[Probe],
+    scenario: Scenario,
+    begins_s: float,
+    ends_s: float,
+) -> dict[str, Any]:
+    sent = [each for each in answers if begins_s <= each.at_s < ends_s]
+    latencies = [each.latency_s for each in sent]
+    lags = {
+        probe.shard: [each.lag_s for each in probe.arrivals if begins_s <= each.at_s < ends_s]
+        for probe in probes
+    }
+    healthy = [lag for shard, each in lags.items() if shard != scenario.stalled for lag in each]
+    return {
+        "http_p50_ms": percentile_ms(latencies, 0.5),
+        "http_p99_ms": percentile_ms(latencies, 0.99),
+        "failed": sum(not each.accepted for each in sent),
+        "lag_p50_ms": percentile_ms(healthy, 0.5),
+        "lag_p99_ms": percentile_ms(healthy, 0.99),
+        "lag_p99_ms_by_shard": {name: percentile_ms(each, 0.99) for name, each in lags.items()},
+    }
+
+
+def _timeline(
+    scenario: Scenario, answers: Sequence[Answer], probes: Sequence[Probe]
+) -> list[dict[str, Any]]:
+    return [
+        {"second": second, **_figures(answers, probes, scenario, second, second + 1)}
+        for second in range(int(scenario.seconds))
+    ]

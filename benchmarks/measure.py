@@ -1,0 +1,91 @@
+"""What one run of one arm came to, and what it cost."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+from benchmarks.database import Written
+
+MIB: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What an arm did between the first record that reached it and the last one applied."""
+
+    updates: int
+    seconds: float
+    client_cpu_s: float
+    rss_max_mib: float
+    statements: int | None = None
+
+    @property
+    def per_second(self) -> float:
+        """Updates a second."""
+        return self.updates / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run: its rate, what the servers did meanwhile, and whether its rows are right."""
+
+    arm: str
+    load: str
+    records: int
+    """In the topic; more than the rate counts where the beginning is left out."""
+    rate: Rate
+    postgres_cpu_s: float
+    broker_cpu_s: float
+    written: Written
+    rows_different: int
+
+    @property
+    def valid(self) -> bool:
+        """Whether it counts."""
+        return self.rows_different == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A median, and the lowest and the highest of what it is the median of."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:,.0f} ({self.low:,.0f}-{self.high:,.0f})"
+
+
+def cpu_of_tree(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds of processes, of their children, and of those that have ended."""
+    seconds = 0.0
+    for root in processes:
+        for process in (root, *root.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            seconds += times.user + times.system
+            if process == root:  # it has waited for those that have ended
+                seconds += times.children_user + times.children_system
+    return seconds
+
+
+def own_cpu(process: psutil.Process) -> float:
+    """Return the CPU seconds of one process."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def rss_mib(process: psutil.Process) -> float:
+    """Return the resident memory of one process."""
+    return float(process.memory_info().rss) / MIB

@@ -1,0 +1,159 @@
+"""Tables and plots of a session, and each target beside what was measured."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from benchmarks.loads import LOADS
+from benchmarks.measure import Run, Spread
+from benchmarks.results import Session
+from benchmarks.targets import TARGETS, rate_of
+from deploy.local.layout import CHECKOUT
+
+_DIRECTORY: Final = CHECKOUT / "benchmarks"
+_PLOTS: Final = _DIRECTORY / "plots"
+_ARMS: Final = ("tidemark", "pc-unnest", "pc-jdbc-batch", "pc-single", "plain-loop", "ceiling")
+
+
+def write_report(session: Session) -> None:
+    """Write RESULTS.md, its plots, and the results it was made from."""
+    results = _DIRECTORY / "results.json"
+    results.write_text(json.dumps(asdict(session), indent=1) + "\n", encoding="utf-8")
+    plots = list(_draw(session))
+    lines = [*_head(session), *_targets(session), *_throughput(session), *_pictures(plots)]
+    path = _DIRECTORY / "RESULTS.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(CHECKOUT)} and {len(plots)} plots")
+
+
+def _head(session: Session) -> Iterator[str]:
+    facts = session.facts
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    yield "# Results"
+    yield ""
+    yield (
+        f"{facts['taken_at']}, commit {facts['commit'] or 'unknown'}, seed {session.seed}. "
+        f"{facts['cores']} cores ({facts['cpu']}), {facts['memory_gib']} GiB, {facts['kernel']}, "
+        f"load average before {facts['load_average_before'][0]}. Python {facts['python']}, "
+        f"{packages}. {facts['java']}."
+    )
+    yield ""
+    yield (
+        "Broker, shards and clients share these cores. Compare figures within this file only; "
+        "[README.md](README.md) says how each is defined."
+    )
+    yield ""
+    for sentence in session.left_out:
+        yield f"{sentence}\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def _targets(session: Session) -> Iterator[str]:
+    yield "## Targets"
+    yield ""
+    rows: list[tuple[str, ...]] = [target.row(session) for target in TARGETS]
+    yield from _table(("what", "at least", "measured", ""), rows)
+
+
+def _throughput(session: Session) -> Iterator[str]:
+    invalid = [run for run in session.runs if not run.valid]
+    for load in LOADS.values():
+        rows = [row for arm in _names(session) if (row := _row(session, arm, load.name))]
+        if rows:
+            yield f"## {load.name}: {load.meaning}"
+            yield ""
+            yield from _table(
+                (
+                    "arm",
+                    "updates/s, median (lowest-highest)",
+                    "runs",
+                    "client µs",
+                    "Postgres µs",
+                    "broker µs",
+                    "updates a row written",
+                    "statements",
+                    "WAL, bytes",
+                    "RSS, MiB",
+                ),
+                rows,
+            )
+    if invalid:
+        yield "Runs that do not count, because rows were not as the model says:"
+        yield ""
+        for run in invalid:
+            yield f"- {run.arm} on {run.load}: {run.rows_different:,} rows"
+        yield ""
+
+
+def _names(session: Session) -> list[str]:
+    found = {run.arm for run in session.runs}
+    return [name for name in _ARMS if name in found] + sorted(found - set(_ARMS))
+
+
+def _row(session: Session, arm: str, load: str) -> tuple[str, ...] | None:
+    runs = session.of(arm, load)
+    if not runs:
+        return None
+
+    def median(value: Callable[[Run], float]) -> float:
+        return Spread.of([value(run) for run in runs]).median
+
+    def per_update(seconds: Callable[[Run], float], updates: Callable[[Run], int]) -> str:
+        return f"{median(lambda run: seconds(run) / updates(run)) * 1e6:.1f}"
+
+    records = {run.rate.updates for run in runs}
+    assert len(records) == 1
+    return (
+        arm,
+        str(Spread.of([run.rate.per_second for run in runs])),
+        str(len(runs)),
+        per_update(lambda run: run.rate.client_cpu_s, lambda run: run.rate.updates),
+        per_update(lambda run: run.postgres_cpu_s, lambda run: run.records),
+        per_update(lambda run: run.broker_cpu_s, lambda run: run.records),
+        f"{median(lambda run: run.records / max(run.written.rows, 1)):.1f}",
+        f"{median(lambda run: run.rate.statements or run.written.transactions):,.0f}",
+        f"{median(lambda run: run.written.wal_bytes / run.records):,.0f}",
+        f"{median(lambda run: run.rate.rss_max_mib):,.0f}",
+    )
+
+
+def _draw(session: Session) -> Iterator[Path]:
+    _PLOTS.mkdir(exist_ok=True)
+    if session.runs:
+        yield _draw_throughput(session)
+
+
+def _draw_throughput(session: Session) -> Path:
+    loads = [load for load in LOADS if any(run.load == load for run in session.runs)]
+    arms = _names(session)
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        places = [at + number * width for at in range(len(loads))]
+        rates = [rate_of(session, arm, load) or 0 for load in loads]
+        axes.bar(places, rates, width=width, label=arm)
+    axes.set_xticks([at + 0.4 - width / 2 for at in range(len(loads))], loads)
+    axes.set_ylabel("updates/s, median")
+    axes.legend(ncols=3, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    path = _PLOTS / "throughput.svg"
+    figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def _pictures(plots: list[Path]) -> Iterator[str]:
+    for path in plots:
+        yield f"![{path.stem.replace('-', ' ')}]({path.relative_to(_DIRECTORY)})"
+        yield ""

@@ -1,0 +1,96 @@
+"""What a session of runs found, as JSON: with the machine, the versions and the seed."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from benchmarks.database import Written
+from benchmarks.measure import MIB, Rate, Run
+from benchmarks.stack import RESULTS
+from deploy.local.layout import CHECKOUT
+
+_PACKAGES: Final = ("aiokafka", "asyncpg", "fastapi", "msgspec", "pydantic", "uvicorn", "uvloop")
+
+
+@dataclass
+class Session:
+    """Everything that one call of the program measured."""
+
+    seed: int
+    facts: dict[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    http: list[dict[str, Any]] = field(default_factory=list)
+    end_to_end: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def of(self, arm: str, load: str) -> list[Run]:
+        """Return the runs of an arm on a load that count."""
+        return [run for run in self.runs if (run.arm, run.load) == (arm, load) and run.valid]
+
+    def save(self) -> Path:
+        """Write it down, and return where."""
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path = RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> "Session":
+        """Read what `save` wrote."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["runs"] = [_run(each) for each in content["runs"]]
+        return cls(**content)
+
+
+def _run(content: dict[str, Any]) -> Run:
+    rate, written = Rate(**content.pop("rate")), Written(**content.pop("written"))
+    return Run(rate=rate, written=written, **content)
+
+
+def latest() -> Path | None:
+    """Return the youngest results, if there are any."""
+    return max(RESULTS.glob("*.json"), default=None)
+
+
+def facts(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what has to be known to judge figures."""
+    return {
+        "taken_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "arguments": list(arguments),
+        "cores": psutil.cpu_count(),
+        "cpu": _cpu(),
+        "memory_gib": round(psutil.virtual_memory().total / MIB / 1024, 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "load_average_before": [round(each, 1) for each in os.getloadavg()],
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "commit": _output("git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"),
+        "java": _output("java", "--version").partition("\n")[0],
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "")
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            command, capture_output=True, text=True, timeout=20, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()

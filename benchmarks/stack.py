@@ -1,0 +1,38 @@
+"""A broker and four shards for measuring, started once and always torn down."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from deploy.local.layout import LOCAL, Layout
+from deploy.local.ports import Plan
+from deploy.local.stack import LocalStack, read_plan
+
+BENCH: Final = LOCAL / "bench"
+RESULTS: Final = BENCH / "results"
+_STATE: Final = BENCH / "stack"
+CONSUMERS_MAX: Final = 3
+
+
+@contextmanager
+def bench_stack(*, keep: bool = False) -> Iterator[LocalStack]:
+    """Run the stack on free ports until the end of the block.
+
+    Another run in the same checkout waits for this one. What a run left behind that was killed is
+    removed; what it left on purpose is used again.
+
+    Args:
+        keep: leave broker and shards running.
+    """
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    left = read_plan(Layout(_STATE))
+    plan = left or Plan.on_free_ports(consumers=CONSUMERS_MAX)
+    stack = LocalStack(_STATE, plan)
+    with stack.locked():
+        stack.save_plan()
+        try:
+            stack.start_infrastructure()
+            yield stack
+        finally:
+            if not keep:
+                stack.remove()

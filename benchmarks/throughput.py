@@ -1,0 +1,151 @@
+"""Arms against each other on the same loads, by turns."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+from pydantic import SecretStr
+
+from benchmarks.arms.arm import Arm, Task
+from benchmarks.database import Databases
+from benchmarks.loads import LOADS, Row, expected_rows, make_rows
+from benchmarks.measure import Run, cpu_of_tree
+from benchmarks.topics import filled_topic
+from deploy.local.processes import Daemon
+from deploy.local.stack import LocalStack
+from shared.settings import KafkaSettings, read_shard_map
+
+_STATISTICS_DELAY_S: Final = 1.2
+"""Postgres publishes what a session did up to a second after it."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A load of one size, in Kafka, and what its rows must hold."""
+
+    kafka: KafkaSettings
+    records: int
+    refused: int
+
+    @property
+    def expected(self) -> str:
+        return f"of_{self.records}"
+
+
+class Throughput:
+    """Runs arms on loads; each run starts from the same rows, and has a group of its own."""
+
+    def __init__(
+        self, stack: LocalStack, dsns: Mapping[str, SecretStr], *, seed: int, say: Say
+    ) -> None:
+        self._stack = stack
+        self._dsns = dsns
+        self._seed = seed
+        self._say = say
+        self._rows: Sequence[Row] = make_rows()
+        self._databases = Databases(dsns, self._rows)
+
+    @classmethod
+    def on(cls, stack: LocalStack, *, seed: int, say: Say) -> "Throughput":
+        """Use the databases of a stack."""
+        return cls(stack, read_shard_map(stack.layout.shard_map).dsns, seed=seed, say=say)
+
+    async def measure(
+        self, arms: Sequence[Arm], loads: Sequence[str], *, repeats: int, records_max: int
+    ) -> AsyncIterator[Run]:
+        """Yield every run as it ends: all arms by turns, load after load."""
+        self._say(f"{len(self._rows):,} rows on {len(self._dsns)} shards · seed {self._seed}")
+        await self._databases.load()
+        for load in loads:
+            sizes = {
+                arm.name: min(size, records_max)
+                for arm in arms
+                if (size := arm.records(LOADS[load]))
+            }
+            async with self._prepared(load, set(sizes.values())) as prepared:
+                for _ in range(repeats):
+                    for arm in arms:
+                        if arm.name in sizes:
+                            yield await self._run(arm, load, prepared[sizes[arm.name]])
+
+    @asynccontextmanager
+    async def _prepared(self, load: str, sizes: set[int]) -> AsyncIterator[Mapping[int, _Prepared]]:
+        async with AsyncExitStack() as topics:
+            prepared = {}
+            for size in sorted(sizes):
+                self._say(f"{load}: writing {size:,} records to Kafka")
+                updates = list(LOADS[load].updates(self._rows, self._seed, size))
+                kafka = await topics.enter_async_context(
+                    filled_topic(
+                        self._stack.plan.bootstrap_servers,
+                        f"{load}-{size}",
+                        self._rows,
+                        updates,
+                    )
+                )
+                refused = sum(update.refused for update in updates)
+                prepared[size] = _Prepared(kafka, size, refused)
+                await self._databases.expect(prepared[size].expected, expected_rows(iter(updates)))
+            yield prepared
+
+    async def _run(self, arm: Arm, load: str, prepared: _Prepared) -> Run:
+        await self._databases.restore()
+        shards = _processes(self._stack.shards.values())
+        brokers = _processes([self._stack.broker])
+        task = Task(
+            stack=self._stack,
+            kafka=prepared.kafka,
+            dsns=self._dsns,
+            group=f"bench-{uuid.uuid4().hex[:12]}",
+            load=load,
+            seed=self._seed,
+            records=prepared.records,
+            refused=prepared.refused,
+        )
+        before = await self._databases.written()
+        postgres_cpu, broker_cpu = cpu_of_tree(shards), cpu_of_tree(brokers)
+        rate = await asyncio.to_thread(arm.run, task)
+        postgres_cpu = cpu_of_tree(shards) - postgres_cpu
+        broker_cpu = cpu_of_tree(brokers) - broker_cpu
+        await asyncio.sleep(_STATISTICS_DELAY_S)
+        written = await self._databases.written() - before
+        different = await self._databases.count_differences(
+            prepared.expected, positions=arm.sets_positions
+        )
+        run = Run(
+            arm=arm.name,
+            load=load,
+            records=prepared.records,
+            rate=rate,
+            postgres_cpu_s=postgres_cpu,
+            broker_cpu_s=broker_cpu,
+            written=written,
+            rows_different=different,
+        )
+        self._say(_line(run))
+        return run
+
+
+def _processes(daemons: Iterable[Daemon]) -> list[psutil.Process]:
+    return [process for daemon in daemons if (process := daemon.process())]
+
+
+def _line(run: Run) -> str:
+    rate, written = run.rate, run.written
+    facts = [
+        f"{run.load:9} {run.arm:14} {rate.per_second:>9,.0f}/s",
+        f"client {rate.client_cpu_s / rate.updates * 1e6:5.1f} µs",
+        f"postgres {run.postgres_cpu_s / run.records * 1e6:5.1f} µs",
+        f"{written.rows:,} rows in {rate.statements or written.transactions:,} statements",
+        f"{written.wal_bytes / 2**20:,.0f} MiB WAL",
+        f"RSS {rate.rss_max_mib:,.0f} MiB",
+    ]
+    if not run.valid:
+        facts.append(f"INVALID: {run.rows_different:,} rows differ")
+    return " · ".join(facts)

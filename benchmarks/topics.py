@@ -1,0 +1,103 @@
+"""Updates in Kafka: made once for each load, and read by every arm."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from benchmarks.loads import Row, Update, record_value
+from operator_cli.topics import create_topics
+from shared.errors import Transient
+from shared.settings import KafkaSettings
+from shared.topology import PARTITIONS
+
+RECORDS_PER_BATCH: Final = 250
+_BATCH_BYTES_MAX: Final = 900_000
+_BATCHES_IN_FLIGHT_MAX: Final = 720
+
+
+@asynccontextmanager
+async def filled_topic(
+    bootstrap_servers: str, name: str, rows: Sequence[Row], updates: Sequence[Update]
+) -> AsyncIterator[KafkaSettings]:
+    """Create a topic that holds the updates in their order; delete it afterwards.
+
+    A record's key is the subscription, which Parallel Consumer needs and nobody else looks at.
+    Its partition is that of the app, as always.
+    """
+    kafka = KafkaSettings(bootstrap_servers=bootstrap_servers, topic=name)
+    await create_topics(kafka)
+    try:
+        await _count_records(kafka)  # returns when every partition has a leader that knows it
+        await _produce(kafka, rows, updates)
+        found = await _count_records(kafka)
+        if found != len(updates):
+            raise Transient(f"Topic {name} holds {found} records, not {len(updates)}.")
+        yield kafka
+    finally:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+        await admin.start()
+        await admin.delete_topics([kafka.topic, kafka.dead_letter_topic])
+        await admin.close()
+
+
+async def _count_records(kafka: KafkaSettings) -> int:
+    async with AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers) as consumer:
+        partitions = [TopicPartition(kafka.topic, number) for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        return sum(ends.values())
+
+
+async def _produce(kafka: KafkaSettings, rows: Sequence[Row], updates: Sequence[Update]) -> None:
+    by_partition: dict[int, list[Update]] = defaultdict(list)
+    sent: set[asyncio.Future[Any]] = set()
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        max_batch_size=_BATCH_BYTES_MAX,
+        max_request_size=8 * 2**20,
+    )
+    await producer.start()
+    try:
+        for update in updates:
+            partition = rows[update.row].partition
+            waiting = by_partition[partition]
+            waiting.append(update)
+            if len(waiting) == RECORDS_PER_BATCH:
+                batch = _batch(producer, rows, by_partition.pop(partition))
+                sent.add(await producer.send_batch(batch, kafka.topic, partition=partition))
+                if len(sent) == _BATCHES_IN_FLIGHT_MAX:
+                    await _acknowledged(sent)
+        for partition, waiting in by_partition.items():
+            batch = _batch(producer, rows, waiting)
+            sent.add(await producer.send_batch(batch, kafka.topic, partition=partition))
+        await _acknowledged(sent)
+    finally:
+        await producer.stop()
+
+
+async def _acknowledged(sent: set[asyncio.Future[Any]]) -> None:
+    await asyncio.gather(*sent)
+    sent.clear()
+
+
+def _batch(producer: AIOKafkaProducer, rows: Sequence[Row], updates: Sequence[Update]) -> Any:
+    # The present: the broker deletes what is older than its retention.
+    now_ms = time.time_ns() // 1_000_000
+    batch = producer.create_batch()
+    for update in updates:
+        row = rows[update.row]
+        taken = batch.append(
+            key=row.subscription_id.encode(),
+            value=record_value(row, update.tags),
+            timestamp=now_ms,
+        )
+        assert taken is not None, "a batch is smaller than its limit"
+    return batch
