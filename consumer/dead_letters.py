@@ -12,7 +12,7 @@ from consumer.partition_work import PartitionWork
 from consumer.settings import ConsumerSettings
 from consumer.subscription_queue import Record
 from shared.errors import Rejected
-from shared.kafka_clients import FORBIDDEN, client_options
+from shared.kafka_clients import FORBIDDEN, client_options, close_client
 
 log = structlog.get_logger()
 
@@ -121,8 +121,4 @@ async def open_dead_letters(settings: ConsumerSettings) -> AsyncIterator[DeadLet
             retry_s=settings.write.retry_cap_ms / 1000,
         )
     finally:
-        try:
-            async with asyncio.timeout(settings.kafka.request_timeout_ms / 1000):
-                await producer.stop()
-        except TimeoutError:
-            log.warning("dead_letters.close_timed_out")
+        await close_client(producer.stop(), timeout_s=settings.kafka.request_timeout_ms / 1000)

@@ -24,7 +24,7 @@ from shared.holds import (
     held_headers,
     held_partition_of,
 )
-from shared.kafka_clients import FORBIDDEN, client_options
+from shared.kafka_clients import FORBIDDEN, client_options, close_client
 from shared.topic_reader import require_partitions
 
 log = structlog.get_logger()
@@ -110,7 +110,7 @@ async def open_holds(settings: ConsumerSettings) -> AsyncIterator[HoldsFollower]
         await client.seek_to_beginning(at)
         yield HoldsFollower(client, at.topic, retry_s=settings.write.retry_base_ms / 1000)
     finally:
-        await client.stop()
+        await close_client(client.stop(), timeout_s=settings.kafka.request_timeout_ms / 1000)
 
 
 class _Appends:
@@ -219,8 +219,8 @@ async def open_holding(settings: ConsumerSettings) -> AsyncIterator[HoldingTopic
         enable_idempotence=True,
         max_batch_size=settings.holds.batch_bytes_max,
     )
-    await producer.start()
     try:
+        await producer.start()
         yield HoldingTopic(producer, settings)
     finally:
-        await producer.stop()
+        await close_client(producer.stop(), timeout_s=settings.kafka.request_timeout_ms / 1000)

@@ -14,7 +14,7 @@ from consumer.holding import HoldsFollower
 from consumer.partition_work import STOPPED
 from consumer.settings import ConsumerSettings
 from shared.errors import Misconfigured, OwnershipLost, Transient
-from shared.kafka_clients import FORBIDDEN, client_options
+from shared.kafka_clients import FORBIDDEN, client_options, close_client
 
 log = structlog.get_logger()
 
@@ -189,12 +189,4 @@ async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
     try:
         yield Intake(client, settings)
     finally:
-        try:
-            async with asyncio.timeout(group.heartbeat_interval_ms / 1000):
-                await client.stop()
-        except (TimeoutError, asyncio.CancelledError) as error:
-            # Without a broker, aiokafka may raise the cancellation of a task of its own.
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                raise
-            log.warning("kafka.close_failed", reason=type(error).__name__)
+        await close_client(client.stop(), timeout_s=group.heartbeat_interval_ms / 1000)

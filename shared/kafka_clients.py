@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
@@ -61,6 +62,23 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
             "ssl_cert_file and ssl_key_file."
         ) from error
     return context
+
+
+async def close_client(stop: Coroutine[Any, Any, None], *, timeout_s: float) -> None:
+    """Run an aiokafka client's `stop()` to its end, within `timeout_s`.
+
+    Without a broker it may hang, or raise the cancellation of a task of its own, which here would
+    look like ours: so it runs in a task apart.
+    """
+    closing = asyncio.create_task(stop, name="kafka-close")
+    try:
+        await asyncio.wait({closing}, timeout=timeout_s)
+    finally:
+        if not closing.done():
+            closing.cancel()
+            log.warning("kafka.close_timed_out")
+        elif closing.cancelled() or closing.exception():
+            log.warning("kafka.close_failed")
 
 
 _TOPIC_APPEARS_WITHIN_S: Final = 3.0

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared.errors import Misconfigured, Transient
-from shared.kafka_clients import FORBIDDEN, client_options, count_partitions
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, count_partitions
 from shared.settings import KafkaSettings
 
 _POLL_MS: Final = 200
@@ -115,7 +115,7 @@ async def open_reader(
             await asyncio.sleep(0)
         yield TopicReader(client, topic, stall_timeout_s=kafka.request_timeout_ms * 3 / 1000)
     finally:
-        await client.stop()
+        await close_client(client.stop(), timeout_s=kafka.request_timeout_ms / 1000)
 
 
 async def require_partitions(kafka: KafkaSettings, topic: str) -> int:

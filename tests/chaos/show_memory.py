@@ -69,9 +69,12 @@ async def _peak(system: System, *, standstill: bool = False) -> float:
         async with memory.watching(system.services["consumer-1"].daemon):
             if standstill:
                 await asyncio.sleep(STANDSTILL_S)
+                in_flight = (await system.statuses())["consumer-1"]["records_in_flight"]
+                say(f"{in_flight} records are in flight, {memory.peak_mib:.0f} MiB so far")
                 await faults.aclose()
             await settle(system)
     await system.end()
+    say(f"{memory.peak_mib:.0f} MiB at most")
     return round(memory.peak_mib, 1)
 
 
@@ -84,9 +87,9 @@ def _batches(updates: int, size: int, seed: int) -> Iterator[tuple[str, Sequence
 
 
 def _filling(size: int) -> dict[str, str]:
-    """Return tags that make an update of about `size` bytes: as many as there may be."""
-    length = 1_024
-    return {f"tag{number:0120d}": "x" * length for number in range(size // (length + 130))}
+    """Return tags that make an update of about `size` bytes, and no more than a row may have."""
+    value = "é" * 1_024  # as many characters as a tag may have, and twice as many bytes
+    return {f"tag{number:0120d}": value for number in range(size // (2 * len(value) + 130))}
 
 
 async def _ingest(system: System) -> Facts:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ def show(measure: Callable[[System], Awaitable[Facts]]) -> None:
     """Run a measurement on services with default settings, and print what it found."""
     # Told to end, it takes its broker and shards with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with temporary_stack() as stack, tempfile.TemporaryDirectory() as directory:
 
         async def run() -> Facts:
