@@ -24,7 +24,14 @@ def write_report(session: Session) -> None:
     results = _DIRECTORY / "results.json"
     results.write_text(json.dumps(asdict(session), indent=1) + "\n", encoding="utf-8")
     plots = list(_draw(session))
-    lines = [*_head(session), *_targets(session), *_throughput(session), *_pictures(plots)]
+    lines = [
+        *_head(session),
+        *_targets(session),
+        *_throughput(session),
+        *_http(session),
+        *_end_to_end(session),
+        *_pictures(plots),
+    ]
     path = _DIRECTORY / "RESULTS.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written: {path.relative_to(CHECKOUT)} and {len(plots)} plots")
@@ -63,7 +70,7 @@ def _targets(session: Session) -> Iterator[str]:
     yield "## Targets"
     yield ""
     rows: list[tuple[str, ...]] = [target.row(session) for target in TARGETS]
-    yield from _table(("what", "at least", "measured", ""), rows)
+    yield from _table(("what", "target", "measured", ""), rows)
 
 
 def _throughput(session: Session) -> Iterator[str]:
@@ -128,8 +135,50 @@ def _row(session: Session, arm: str, load: str) -> tuple[str, ...] | None:
     )
 
 
+def _http(session: Session) -> Iterator[str]:
+    if not session.http:
+        return
+    yield "## HTTP"
+    yield ""
+    names = sorted({(each["kind"], each["arm"]) for each in session.http}, reverse=True)
+    rows = []
+    for kind, arm in names:
+        found = [each for each in session.http if (each["kind"], each["arm"]) == (kind, arm)]
+        cells = [str(Spread.of([each["per_second"] for each in found]))]
+        for figure in ("p50_ms", "p99_ms", "server_cpu_us"):
+            values = [each[figure] for each in found if figure in each]
+            cells.append(f"{Spread.of(values).median:,.1f}" if values else "")
+        rows.append((kind, arm, *cells, str(sum(each.get("failed", 0) for each in found))))
+    head = ("requests", "server", "updates/s", "p50, ms", "p99, ms", "server µs", "failed")
+    yield from _table(head, rows)
+
+
+def _end_to_end(session: Session) -> Iterator[str]:
+    if not session.end_to_end:
+        return
+    yield "## From the intended time of sending"
+    yield ""
+    figures = ("http_p50_ms", "http_p99_ms", "lag_p50_ms", "lag_p99_ms", "failed")
+    rows = []
+    for each in session.end_to_end:
+        complete = each["updates_applied"] == each["updates_accepted"]
+        system = each["system"] if complete else f"{each['system']} (INVALID: updates are missing)"
+        for phase, found in each["phases"].items():
+            cells = [
+                f"{found[figure]:,.0f}" if found[figure] is not None else "" for figure in figures
+            ]
+            stalled = found["lag_p99_ms_by_shard"].get(each["stalled"])
+            cells.append(f"{stalled:,.0f}" if stalled is not None else "")
+            rows.append((each["scenario"], system, phase, *cells))
+    head = ("scenario", "system", "phase", "HTTP p50, ms", "HTTP p99, ms")
+    head += ("lag p50, ms", "lag p99, ms", "failed", "lag p99 of the stalled shard, ms")
+    yield from _table(head, rows)
+
+
 def _draw(session: Session) -> Iterator[Path]:
     _PLOTS.mkdir(exist_ok=True)
+    for scenario in dict.fromkeys(each["scenario"] for each in session.end_to_end):
+        yield _draw_scenario(session, scenario)
     if session.runs:
         yield _draw_throughput(session)
 
@@ -149,6 +198,30 @@ def _draw_throughput(session: Session) -> Path:
     axes.legend(ncols=3, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     path = _PLOTS / "throughput.svg"
+    figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def _draw_scenario(session: Session, scenario: str) -> Path:
+    systems = [each for each in session.end_to_end if each["scenario"] == scenario]
+    figure = Figure(figsize=(9, 3 * len(systems)), layout="constrained")
+    panels = figure.subplots(len(systems), sharex=True, squeeze=False)[:, 0]
+    for axes, each in zip(panels, systems, strict=True):
+        seconds = [line["second"] for line in each["timeline"]]
+        http = [line["http_p99_ms"] for line in each["timeline"]]
+        axes.plot(seconds, http, label="HTTP p99", color="black")
+        for shard in sorted(each["timeline"][0]["lag_p99_ms_by_shard"]):
+            lags = [line["lag_p99_ms_by_shard"][shard] for line in each["timeline"]]
+            axes.plot(seconds, lags, label=f"time lag of {shard}, p99", linewidth=1)
+        if each["event"]:
+            axes.axvspan(*each["event"], color="0.92")
+        axes.set_yscale("log")
+        axes.set_ylabel("ms")
+        axes.set_title(f"{scenario}: {each['system']}", fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(ncols=3, fontsize="small")
+    panels[-1].set_xlabel("seconds")
+    path = _PLOTS / f"{scenario}.svg"
     figure.savefig(path, metadata={"Date": None})
     return path
 

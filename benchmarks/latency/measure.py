@@ -78,11 +78,13 @@ class Latency:
         await create_topics(kafka)
         with self._running(system, kafka) as daemons:
             await asyncio.to_thread(_wait_ready, daemons)
-            await self._send(Scenario("warm-up", _WARM_UP_S))
+            warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
             gc.collect()
             gc.freeze()
             sender, probes = await self._send(scenario)
-            counts = _consumer_counts(self._stack) if system == TIDEMARK else {}
+            answers = [*warmed_up.answers, *sender.answers]
+            accepted = sum(each.updates for each in answers if each.accepted)
+            applied = accepted if system == TWIN else await self._applied(accepted)
             memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
         found = {
             "scenario": scenario.name,
@@ -91,9 +93,9 @@ class Latency:
             "stalled": scenario.stalled,
             **_summary(scenario, sender.answers, probes),
             "not_arrived": sum(probe.outstanding for probe in probes),
-            "updates_accepted": sum(each.updates for each in sender.answers if each.accepted),
+            "updates_accepted": accepted,
+            "updates_applied": applied,
             "rss_mib": memory,
-            **counts,
             "timeline": _timeline(scenario, sender.answers, probes),
         }
         shown = {name: value for name, value in found.items() if name != "timeline"}
@@ -136,6 +138,15 @@ class Latency:
             for watcher in watching:
                 watcher.cancel()
         return sender, probes
+
+    async def _applied(self, accepted: int) -> int:
+        """Return how many updates the consumer says to have applied, once it is through."""
+        deadline = time.monotonic() + _ARRIVE_WITHIN_S
+        applied = 0
+        while applied < accepted and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+            applied = await asyncio.to_thread(_updates_applied, self._stack.plan.status[0])
+        return applied
 
     async def _disturb(self, scenario: Scenario) -> None:
         if scenario.stalled is None or scenario.event is None:
@@ -211,14 +222,14 @@ def _rss_mib(daemon: Daemon) -> float:
     return rss_mib(process) if process else 0.0
 
 
-def _consumer_counts(stack: LocalStack) -> dict[str, int]:
-    connection = http.client.HTTPConnection(HOST, stack.plan.status[0], timeout=10)
+def _updates_applied(port: int) -> int:
+    connection = http.client.HTTPConnection(HOST, port, timeout=10)
     try:
         connection.request("GET", "/status")
         shards = json.load(connection.getresponse())["shards"].values()
     finally:
         connection.close()
-    return {"updates_applied": sum(shard["updates_applied"] for shard in shards)}
+    return sum(int(shard["updates_applied"]) for shard in shards)
 
 
 def percentile_ms(seconds: Sequence[float], share: float) -> float | None:
