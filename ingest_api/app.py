@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ingest_api.advice import advice_routes
+from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.health import Readiness, health_routes
 from ingest_api.openapi import DESCRIPTION, document
@@ -25,7 +26,9 @@ from ingest_api.settings import BodySettings
 from shared.errors import Transient
 
 
-def create_app(publisher: Publisher, readiness: Readiness, body: BodySettings) -> FastAPI:
+def create_app(
+    publisher: Publisher, readiness: Readiness, access: Access, body: BodySettings
+) -> FastAPI:
     """Build the app around what stores its updates; it opens and closes nothing itself."""
     app = FastAPI(
         title="Tidemark",
@@ -42,7 +45,7 @@ def create_app(publisher: Publisher, readiness: Readiness, body: BodySettings) -
         },
     )
     # Not by include_router, which makes each request a sixth slower.
-    app.router.routes.extend(update_routes(publisher, BodyReader(body)).routes)
+    app.router.routes.extend(update_routes(publisher, access, BodyReader(body)).routes)
     app.include_router(health_routes(readiness))
     app.include_router(advice_routes())
     document(app)

@@ -9,14 +9,39 @@ from pydantic import TypeAdapter
 from ingest_api.problems import MEDIA_TYPE, RETRY_AFTER_S, Kind, Problem
 from ingest_api.schemas import Batch, BatchProblem, Patch
 
+_CHALLENGE: Final = {
+    "WWW-Authenticate": {
+        "description": "What is wrong with the token (RFC 6750).",
+        "schema": {"type": "string", "example": 'Bearer error="invalid_token"'},
+    }
+}
+_HEADERS: Final[dict[int, dict[str, Any]]] = {
+    401: _CHALLENGE,
+    403: _CHALLENGE,
+    503: {
+        "Retry-After": {
+            "description": "Seconds to wait.",
+            "schema": {"type": "integer", "example": RETRY_AFTER_S},
+        }
+    },
+}
+"""Header fields that go with an answer, by its status."""
+
 _REFERENCE: Final = "#/components/schemas/{model}"
 _DOCUMENTED: Final[tuple[type[Any], ...]] = (Patch, Batch, Problem, BatchProblem)
+
+_SECURITY_SCHEME: Final = "token"
+SECURITY: Final[dict[str, Any]] = {"security": [{_SECURITY_SCHEME: []}]}
+"""Documents that a route needs a token."""
 
 DESCRIPTION: Final = """
 Changes to app subscriptions, accepted at once and applied in order.
 
 An update is answered `202` when it is stored durably, with a **receipt** that names its place;
 the database is written soon after. Updates of one app are applied in the order of their receipts.
+
+Each request carries a token: `Authorization: Bearer …`. It is for one app or for all of them,
+grants `update` or `read` or both, and expires.
 
 Every error is a problem document (RFC 9457, `application/problem+json`). Its `type` answers to
 `GET` with advice on what to do; its `errors` point at each thing that is wrong with the request.
@@ -57,13 +82,8 @@ def problems(*kinds: Kind, schema: str = "Problem") -> dict[int | str, dict[str,
                 "detail": kind.title,
             },
         }
-        if kind.status.value == 503:  # noqa: PLR2004
-            response["headers"] = {
-                "Retry-After": {
-                    "description": "Seconds to wait.",
-                    "schema": {"type": "integer", "example": RETRY_AFTER_S},
-                }
-            }
+        if headers := _HEADERS.get(kind.status.value):
+            response["headers"] = headers
     return responses
 
 
@@ -80,6 +100,14 @@ def document(app: FastAPI) -> None:
             )
             _drop_fastapi_errors(schema)
             schema["components"]["schemas"] |= _components()
+            schema["components"]["securitySchemes"] = {
+                _SECURITY_SCHEME: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A token for one app, or for every app.",
+                }
+            }
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -49,6 +49,18 @@ INCOMPLETE = Kind(
     "The body ended too early.",
     "Send as many bytes as Content-Length says. Nothing was accepted.",
 )
+UNAUTHORIZED = Kind(
+    "unauthorized",
+    HTTPStatus.UNAUTHORIZED,
+    "The request carries no good token.",
+    "Send Authorization: Bearer, and a token that has not expired. Nothing was accepted.",
+)
+FORBIDDEN = Kind(
+    "forbidden",
+    HTTPStatus.FORBIDDEN,
+    "The token does not grant this.",
+    "Use a token for this app that grants what is asked for. Nothing was accepted.",
+)
 NOT_FOUND = Kind(
     "not-found", HTTPStatus.NOT_FOUND, "There is nothing at this path.", "Check the path."
 )
@@ -107,6 +119,8 @@ KINDS: Final = {
     for kind in (
         NOT_JSON,
         INCOMPLETE,
+        UNAUTHORIZED,
+        FORBIDDEN,
         NOT_FOUND,
         METHOD_NOT_ALLOWED,
         BODY_TOO_LARGE,

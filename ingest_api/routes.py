@@ -8,17 +8,20 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
-from ingest_api.openapi import json_body, problems
+from ingest_api.openapi import SECURITY, json_body, problems
 from ingest_api.patches import ReadBatch, canonical_id, read_batch, read_patch
 from ingest_api.problems import (
     BODY_TOO_LARGE,
     BUSY,
+    FORBIDDEN,
     INCOMPLETE,
     INTERNAL,
     INVALID,
     NOT_JSON,
     OUTCOME_UNKNOWN,
+    UNAUTHORIZED,
     UNREACHABLE,
     UNSUPPORTED_MEDIA_TYPE,
     ProblemError,
@@ -30,6 +33,8 @@ from shared.errors import Transient
 _FAILURES: Final = (
     NOT_JSON,
     INCOMPLETE,
+    UNAUTHORIZED,
+    FORBIDDEN,
     BODY_TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,
@@ -97,7 +102,7 @@ class DirectRoute(APIRoute):
         return handle
 
 
-def update_routes(publisher: Publisher, bodies: BodyReader) -> APIRouter:
+def update_routes(publisher: Publisher, access: Access, bodies: BodyReader) -> APIRouter:
     """Return the routes that take updates."""
     router = APIRouter(route_class=DirectRoute, tags=["Updates"])
 
@@ -107,7 +112,7 @@ def update_routes(publisher: Publisher, bodies: BodyReader) -> APIRouter:
         response_model=Accepted,
         response_description="The update is stored, and will be applied.",
         responses=problems(*_FAILURES),
-        openapi_extra=json_body("Patch"),
+        openapi_extra=json_body("Patch") | SECURITY,
     )
     async def update_subscription(
         request: Request, app_id: AppId, subscription_id: SubscriptionId
@@ -116,7 +121,7 @@ def update_routes(publisher: Publisher, bodies: BodyReader) -> APIRouter:
 
         Updates of one subscription are applied in the order of their receipts.
         """
-        app_id = canonical_id("app_id", app_id)
+        app_id = access.to_app(request, "update", app_id)
         subscription_id = canonical_id("subscription_id", subscription_id)
         value = read_patch(app_id, subscription_id, await bodies.read(request))
         [receipt] = await publisher.publish(app_id, [value])
@@ -129,7 +134,7 @@ def update_routes(publisher: Publisher, bodies: BodyReader) -> APIRouter:
         response_model_exclude_none=True,
         response_description="The updates with a receipt are stored, and will be applied.",
         responses=problems(*_FAILURES, schema="BatchProblem"),
-        openapi_extra=json_body("Batch"),
+        openapi_extra=json_body("Batch") | SECURITY,
     )
     async def update_subscriptions(
         request: Request, app_id: AppId, partial: Partial = False
@@ -139,7 +144,7 @@ def update_routes(publisher: Publisher, bodies: BodyReader) -> APIRouter:
         One bad update fails the whole request, unless `partial=true`: then the good ones are
         accepted, and `results` tells of each update, in the order they were sent.
         """
-        app_id = canonical_id("app_id", app_id)
+        app_id = access.to_app(request, "update", app_id)
         partial = _flag(request, "partial", default=partial)
         batch = read_batch(app_id, await bodies.read(request), partial=partial)
         try:

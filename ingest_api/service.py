@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from ingest_api.app import create_app
+from ingest_api.auth import keep_current, open_access
 from ingest_api.health import Readiness
 from ingest_api.publisher import open_publisher
 from ingest_api.settings import IngestSettings
@@ -19,13 +20,16 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
     Raises:
         Misconfigured: in a group, at the start or as soon as Kafka tells.
     """
-    async with open_publisher(settings) as publisher:
+    access = open_access(settings)
+    async with open_publisher(settings) as publisher, asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(keep_current(access, settings), name="access-files")
         readiness = Readiness(publisher)
-        app = create_app(publisher, readiness, settings.body)
+        app = create_app(publisher, readiness, access, settings.body)
         async with serving(app, settings.listen, settings.http) as port:
             log.info("service.started", host=settings.listen.host, port=port)
             await stop.wait()
             readiness.draining = True
             log.info("service.draining", delay_s=settings.shutdown_delay_s)
             await asyncio.sleep(settings.shutdown_delay_s)
+        following.cancel()
     log.info("service.stopped")

@@ -1,6 +1,7 @@
 """Everything an operator can set of the ingest API."""
 
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +29,29 @@ class BodySettings(FrozenModel):
             message = "bytes_max must be at most held_bytes_max"
             raise ValueError(message)
         return self
+
+
+class AuthSettings(FrozenModel):
+    """Whose tokens are good."""
+
+    required: bool = Field(
+        True,
+        description="Whether a request needs a token; false only behind something that checks "
+        "who may do what.",
+    )
+    public_keys_file: Path | None = Field(
+        None,
+        description="The public keys of one's tokens, a JWK set as `tidemark keys new` writes it; "
+        "a changed file is read again.",
+    )
+    revoked_tokens_file: Path | None = Field(
+        None,
+        description="IDs of tokens that are good no longer, one a line; a changed file is read "
+        "again.",
+    )
+    reload_interval_ms: int = Field(
+        1_000, ge=10, le=3_600_000, description="Time between looks at the two files."
+    )
 
 
 class ProduceSettings(FrozenModel):
@@ -89,9 +113,13 @@ class ProduceSettings(FrozenModel):
 class IngestSettings(ServiceSettings):
     """All settings of the ingest API."""
 
+    mode: Literal["production", "local"] = Field(
+        "production", description="In production, keys that were made for one machine are refused."
+    )
     kafka: KafkaSettings = KafkaSettings()
     listen: ListenSettings = ListenSettings()
     http: HttpSettings = HttpSettings()
+    auth: AuthSettings = AuthSettings()
     body: BodySettings = BodySettings()
     produce: ProduceSettings = ProduceSettings()
     shutdown_delay_s: float = Field(

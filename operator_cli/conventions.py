@@ -10,11 +10,19 @@ from typing import Annotated, ParamSpec
 import typer
 
 from shared.errors import Misconfigured, Transient
-from shared.settings import KafkaSettings, ServiceSettings
+from shared.settings import FrozenModel, KafkaSettings, ServiceSettings
 
 P = ParamSpec("P")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class KeyFiles(FrozenModel):
+    """Where keys and revocations are; the last two are what services read."""
+
+    signing_keys_file: Path = Path("signing_keys.json")
+    public_keys_file: Path = Path("public_keys.json")
+    revoked_tokens_file: Path = Path("revoked_tokens")
 
 
 class OperatorSettings(ServiceSettings):
@@ -22,6 +30,7 @@ class OperatorSettings(ServiceSettings):
 
     shard_map_file: Path = Path("shard_map.json")
     kafka: KafkaSettings = KafkaSettings()
+    auth: KeyFiles = KeyFiles()
 
 
 def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:

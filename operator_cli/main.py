@@ -10,6 +10,7 @@ import typer
 from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
 from operator_cli.dead_letter_commands import dead_letters_app
 from operator_cli.hold_commands import hold_app
+from operator_cli.key_commands import keys_app, token_app
 from shared.errors import Transient
 from shared.settings import load, read_shard_map
 
@@ -28,6 +29,8 @@ subscription_app = typer.Typer(no_args_is_help=True, help="What is stored of a s
 app.add_typer(subscription_app, name="subscription")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(hold_app, name="hold")
+app.add_typer(keys_app, name="keys")
+app.add_typer(token_app, name="token")
 
 ShardMapFile = Annotated[
     Path | None,

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaProducer
 
 from consumer.service import run
 from consumer.settings import ConsumerSettings, GroupSettings
+from deploy.local import credentials
 from deploy.local.layout import CHECKOUT
 from shared.settings import KafkaSettings, ListenSettings
 from shared.topic_reader import open_reader, require_partitions
@@ -156,6 +157,10 @@ def kafka_environment(kafka: KafkaSettings) -> dict[str, str]:
         "TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "TIDEMARK_KAFKA__TOPIC": kafka.topic,
     }
+
+
+def ingest_environment(kafka: KafkaSettings) -> dict[str, str]:
+    return {**kafka_environment(kafka), **credentials.variables()}
 
 
 def consumer_environment(

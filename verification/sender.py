@@ -33,6 +33,7 @@ class Sender:
         base_url: str,
         ledger: Ledger,
         *,
+        headers: Mapping[str, str],
         connections: int,
         on_accepted: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -42,6 +43,7 @@ class Sender:
         """Whether what is not accepted is sent again; otherwise it is given up."""
         self._base_url = base_url
         self._ledger = ledger
+        self._headers = headers
         self._connections = connections
         self._on_accepted = on_accepted
 
@@ -89,7 +91,9 @@ class Sender:
 
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=self._connections)
-        return aiohttp.ClientSession(self._base_url, connector=connector, timeout=_TIMEOUT)
+        return aiohttp.ClientSession(
+            self._base_url, headers=self._headers, connector=connector, timeout=_TIMEOUT
+        )
 
     async def _send_each(self, session: aiohttp.ClientSession, pending: Iterator[Request]) -> None:
         for request in pending:

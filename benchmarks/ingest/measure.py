@@ -17,7 +17,7 @@ from benchmarks.ingest.servers import NOTHING, TWIN
 from benchmarks.loads import LOADS, Row, make_rows, record_value
 from benchmarks.measure import own_cpu, rss_mib
 from benchmarks.stack import BENCH
-from deploy.local import services
+from deploy.local import credentials, services
 from deploy.local.layout import CHECKOUT
 from deploy.local.ports import HOST
 from deploy.local.processes import Daemon
@@ -146,9 +146,10 @@ class Ingest:
     def _wrk(self, kind: str, requests: Path, seconds: int) -> Mapping[str, Any]:
         connections = str(_CONNECTIONS[kind])
         command = ["wrk", "-t", "1", "-c", connections, "-d", f"{seconds}s", "--timeout", "10s"]
+        authorization = credentials.headers()["Authorization"]
         url = f"http://{HOST}:{self._stack.plan.ingest}"
         done = subprocess.run(  # noqa: S603 - our own arguments
-            [*command, "-s", str(_SCRIPT), url, "--", str(requests)],
+            [*command, "-s", str(_SCRIPT), url, "--", str(requests), authorization],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,

@@ -15,6 +15,7 @@ import asyncpg
 import uvloop
 
 from ingest_api.app import create_app
+from ingest_api.auth import Access
 from ingest_api.health import Readiness
 from ingest_api.routes import Publisher
 from ingest_api.settings import BodySettings
@@ -82,7 +83,7 @@ async def _serve(kind: str, shard_map: Path, port: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with _publisher(kind, shard_map) as publisher:
-        app = create_app(publisher, Readiness(_Reached()), BodySettings())
+        app = create_app(publisher, Readiness(_Reached()), Access(None), BodySettings())
         async with serving(app, ListenSettings(port=port)):
             # As the real one does at its start.
             gc.collect()

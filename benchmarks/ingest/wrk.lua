@@ -4,6 +4,7 @@ local requests, at = {}, 0
 
 function init(arguments)
   wrk.headers["Content-Type"] = "application/json"
+  wrk.headers["Authorization"] = arguments[2]
   for line in io.lines(arguments[1]) do
     local method, path, body = line:match("^(%S+)\t(%S+)\t(.*)$")
     requests[#requests + 1] = wrk.format(method, path, nil, body)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from deploy.local import credentials
+
 REQUEST_TIMEOUT_S: Final = 10.0
 _ACCEPTED: Final = b"HTTP/1.1 202"
 _content_length: Final = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE).search
@@ -14,9 +16,11 @@ _content_length: Final = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE
 
 def http_request(host: str, method: str, path: str, body: str) -> bytes:
     """Return a request as it goes over the wire."""
+    authorization = credentials.headers()["Authorization"]
     content = body.encode()
     head = (
         f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        f"authorization: {authorization}\r\n"
         f"content-length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
-from deploy.local import display, homes, postgres
+from deploy.local import credentials, display, homes, postgres
 from deploy.local.layout import CHECKOUT, MAIN_STATE, TEST_STATES, Layout
 from deploy.local.ports import Plan, read_variables
 from deploy.local.stack import LocalStack, read_plan
@@ -122,6 +122,9 @@ def tidemark(options: argparse.Namespace) -> int:
             **os.environ,
             "TIDEMARK_SHARD_MAP_FILE": str(stack.layout.shard_map),
             "TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": stack.plan.bootstrap_servers,
+            "TIDEMARK_AUTH__SIGNING_KEYS_FILE": str(credentials.SIGNING_KEYS),
+            "TIDEMARK_AUTH__PUBLIC_KEYS_FILE": str(credentials.PUBLIC_KEYS),
+            "TIDEMARK_AUTH__REVOKED_TOKENS_FILE": str(credentials.REVOKED_TOKENS),
         },
         check=False,
     ).returncode

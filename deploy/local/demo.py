@@ -13,6 +13,7 @@ import aiohttp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from deploy.local import credentials
 from deploy.local.layout import MAIN_STATE, Layout
 from deploy.local.ports import HOST, Plan
 from deploy.local.services import GROUP
@@ -51,6 +52,7 @@ async def demo(seed: int, updates: int, layout: Layout, plan: Plan) -> int:
         sender = Sender(
             f"http://{HOST}:{plan.ingest}",
             ledger,
+            headers=credentials.headers(),
             connections=_CONNECTIONS,
             on_accepted=lambda count: progress.advance(sending, count),
         )

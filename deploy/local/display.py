@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from deploy.local import credentials
 from deploy.local.layout import CHECKOUT
 from deploy.local.ports import HOST, SHARDS, Plan
 from deploy.local.processes import Daemon
@@ -16,9 +17,11 @@ _APP: Final = "d1f7c2a4-5b0e-4c63-9a8d-2e6f1b7c9d05"
 _SUBSCRIPTION: Final = "6c1f0a9e-3d52-47b8-8e14-b90d5a72c3f6"
 
 _NEXT_STEPS: Final = """\
+The token of this stack, for every app (it is also in {token_file}):
+  {token}
 Send an update:
   curl -X PATCH http://{host}:{port}/v1/apps/{app}/subscriptions/{subscription} \
--H 'Content-Type: application/json' \
+-H "Authorization: Bearer $(cat {token_file})" -H 'Content-Type: application/json' \
 -d '{{"tags": {{"plan": "pro"}}, "increment": {{"session_count": 1}}}}'
 Read its row:
   make psql SHARD={shard} SQL="SELECT tags, properties FROM subscriptions \
@@ -84,7 +87,13 @@ def print_next_steps(plan: Plan) -> None:
     shard = ShardMap.equal(SHARDS).shard_of(partition_of(_APP)).name
     print(
         _NEXT_STEPS.format(
-            host=HOST, port=plan.ingest, app=_APP, subscription=_SUBSCRIPTION, shard=shard
+            host=HOST,
+            port=plan.ingest,
+            app=_APP,
+            subscription=_SUBSCRIPTION,
+            shard=shard,
+            token=credentials.token(),
+            token_file=os.path.relpath(credentials.TOKEN, CHECKOUT),
         ),
         end="",
     )

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
+from deploy.local import credentials
 from deploy.local.layout import CHECKOUT, Layout
 from deploy.local.ports import HOST, Plan
 from deploy.local.processes import Daemon
@@ -18,6 +19,7 @@ def ingest_api(
     """Describe the HTTP service."""
     env = {
         **_kafka(plan, topic),
+        **credentials.variables(),
         "TIDEMARK_LISTEN__HOST": HOST,
         "TIDEMARK_LISTEN__PORT": str(plan.ingest),
     }

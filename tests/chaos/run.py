@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from deploy.local import credentials
 from tests.chaos.faults import Injector
 from tests.chaos.poison import poison_for_ever, with_poison
 from tests.chaos.schedule import Kind, plan_faults
@@ -112,7 +113,9 @@ async def run_chaos(
     """
     mix = CustomerMix(seed, apps=load.apps, subscriptions=load.subscriptions)
     ledger = Ledger()
-    sender = Sender(system.ingest_url, ledger, connections=load.connections)
+    sender = Sender(
+        system.ingest_url, ledger, headers=credentials.headers(), connections=load.connections
+    )
     injector = Injector(system, say)
     requests = Marker().mark_all(with_poison(mix.requests(10**9), seed, load.poison_share))
     await system.start("ingest-api", "consumer-1")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
+from deploy.local import credentials
 from tests.chaos.run import background, settle
 from tests.chaos.shows import Facts, number, say, show
 from tests.chaos.system import System
@@ -28,7 +29,7 @@ async def measure(system: System) -> Facts:
     """Send for three phases: all well, one shard down, one shard back."""
     seconds, rate = number("SECONDS", 60), number("RATE", 2_000)
     mix = CustomerMix(1, apps=200, subscriptions=5_000)
-    sender = Sender(system.ingest_url, Ledger(), connections=512)
+    sender = Sender(system.ingest_url, Ledger(), headers=credentials.headers(), connections=512)
     over = asyncio.Event()
     await system.start("ingest-api", "consumer-1")
     async with background(system.supervise()), asyncio.TaskGroup() as tasks:

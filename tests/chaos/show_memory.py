@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from deploy.local import credentials
 from ingest_api.schemas import UPDATE_BYTES_MAX
 from tests.chaos.bulk import Sent, send_bulk
 from tests.chaos.faults import FAULTS
@@ -159,6 +160,7 @@ def _head(length: int) -> bytes:
     path = "/v1/apps/80000000-0000-4000-8000-000000000000/subscriptions/batch"
     return (
         f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Authorization: {credentials.headers()['Authorization']}\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
 
@@ -169,7 +171,7 @@ async def _big_client(url: str, answers: Counter[str], *, too_big: bool) -> None
     tags: dict[str, Any] = _filling(200_000)
     count = 8 if too_big else 4
     updates = [{"subscription_id": str(uuid.uuid4()), "tags": tags} for _ in range(count)]
-    async with aiohttp.ClientSession(url) as session:
+    async with aiohttp.ClientSession(url, headers=credentials.headers()) as session:
         while True:
             try:
                 path = f"/v1/apps/{app}/subscriptions/batch"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import credentials
 from shared.settings import KafkaSettings, read_shard_map
 from tests.consumers import (
     ServiceProcess,
     consumer_environment,
     group_of,
-    kafka_environment,
+    ingest_environment,
     read_topic,
     service_process,
 )
@@ -45,7 +46,9 @@ class System:
         return consumer
 
     def sender(self, connections: int = 16) -> Sender:
-        return Sender(self.ingest.url, self.ledger, connections=connections)
+        return Sender(
+            self.ingest.url, self.ledger, headers=credentials.headers(), connections=connections
+        )
 
     async def settle(self) -> None:
         await wait_until_committed(self.kafka, group_of(self.kafka), self.ledger.ends())
@@ -60,7 +63,7 @@ class System:
 async def system(kafka_settings: KafkaSettings, shard_map_file: Path) -> AsyncIterator[System]:
     async with AsyncExitStack() as processes:
         ingest = await processes.enter_async_context(
-            service_process("ingest_api", kafka_environment(kafka_settings))
+            service_process("ingest_api", ingest_environment(kafka_settings))
         )
         await ingest.wait_ready()
         yield System(kafka_settings, shard_map_file, ingest, processes)

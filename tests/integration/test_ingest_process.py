@@ -6,23 +6,33 @@ import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from deploy.local import credentials
 from deploy.local.stack import LocalStack
+from operator_cli import keys
 from shared.settings import KafkaSettings
-from tests.consumers import ServiceProcess, free_port, kafka_environment, service_process
+from shared.tokens import EVERY_APP, RIGHTS, issue
+from tests.consumers import ServiceProcess, free_port, ingest_environment, service_process
 from tests.records import subscription
 from tests.topics import another_topic
 
 PATIENCE_S = 60
 APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
-NOWHERE = {"TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
+NOWHERE = {
+    **credentials.variables(),
+    "TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
+}
+
+ANYTHING: dict[str, Any] = {"app": EVERY_APP, "rights": RIGHTS, "valid_s": 600}
 
 
 def patient(kafka: KafkaSettings) -> dict[str, str]:
-    return kafka_environment(kafka) | {
+    return ingest_environment(kafka) | {
         "TIDEMARK_PRODUCE__ENQUEUE_TIMEOUT_MS": "30000",
         "TIDEMARK_PRODUCE__ACK_TIMEOUT_MS": "30000",
         "TIDEMARK_PRODUCE__STALLED_AFTER_MS": "30000",
@@ -31,7 +41,9 @@ def patient(kafka: KafkaSettings) -> dict[str, str]:
 
 
 def client_of(process: ServiceProcess) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=process.url, timeout=PATIENCE_S)
+    return httpx.AsyncClient(
+        base_url=process.url, headers=credentials.headers(), timeout=PATIENCE_S
+    )
 
 
 async def patch(client: httpx.AsyncClient, number: int) -> httpx.Response:
@@ -82,6 +94,44 @@ async def test_without_kafka_it_lives_and_refuses_and_still_ends_in_peace() -> N
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
     assert status == 0
+
+
+async def test_keys_and_revocations_change_without_a_restart(tmp_path: Path) -> None:
+    signing, public, revoked = (tmp_path / name for name in ("signing", "public", "revoked"))
+    keys.create(signing, public)
+    keys.revoke(revoked, [])
+    environment = NOWHERE | {
+        "TIDEMARK_MODE": "production",
+        "TIDEMARK_AUTH__PUBLIC_KEYS_FILE": str(public),
+        "TIDEMARK_AUTH__REVOKED_TOKENS_FILE": str(revoked),
+        "TIDEMARK_AUTH__RELOAD_INTERVAL_MS": "10",
+    }
+    async with service_process("ingest_api", environment) as process, client_of(process) as client:
+        await until_it_answers(client)
+
+        async def until_let_in(token: str, *, let_in: bool) -> None:
+            """There is no Kafka, so who is let in is answered 503."""
+            client.headers["Authorization"] = f"Bearer {token}"
+            async with asyncio.timeout(PATIENCE_S):
+                while (await patch(client, 1)).status_code != (503 if let_in else 401):
+                    await asyncio.sleep(0.01)
+
+        first, grant = issue(keys.read_signing_keys(signing)[0], **ANYTHING)
+        await until_let_in(first, let_in=True)
+        keys.rotate(signing, public)
+        second, _ = issue(keys.read_signing_keys(signing)[0], **ANYTHING)
+        await until_let_in(second, let_in=True)
+        await until_let_in(first, let_in=True)
+        keys.revoke(revoked, [grant.token_id])
+        await until_let_in(first, let_in=False)
+        public.write_text("half of a fi")
+        await until(lambda: b"auth.not_reloaded" in process.output)
+        await until_let_in(second, let_in=True)
+
+
+async def test_the_local_key_does_not_start_in_production() -> None:
+    async with service_process("ingest_api", NOWHERE | {"TIDEMARK_MODE": "production"}) as process:
+        assert "tidemark keys new" in await sentence_of(process)
 
 
 async def test_it_becomes_ready_when_kafka_comes(
@@ -151,7 +201,7 @@ async def test_a_topic_with_another_number_of_partitions_is_a_sentence(
 ) -> None:
     async with (
         another_topic(kafka_settings, partitions=7) as wrong,
-        service_process("ingest_api", kafka_environment(wrong)) as process,
+        service_process("ingest_api", ingest_environment(wrong)) as process,
     ):
         sentence = await sentence_of(process)
 
@@ -162,7 +212,7 @@ async def test_a_topic_with_another_number_of_partitions_is_a_sentence(
 async def test_a_missing_topic_is_a_sentence(stack: LocalStack) -> None:
     missing = KafkaSettings(bootstrap_servers=stack.plan.bootstrap_servers, topic="missing")
 
-    async with service_process("ingest_api", kafka_environment(missing)) as process:
+    async with service_process("ingest_api", ingest_environment(missing)) as process:
         assert "missing" in await sentence_of(process)
 
 

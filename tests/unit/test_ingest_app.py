@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from ingest_api.app import create_app
+from ingest_api.auth import Access
 from ingest_api.health import Readiness
 from ingest_api.problems import KINDS
 from ingest_api.settings import BodySettings
@@ -39,7 +40,8 @@ def readiness(publisher: FakePublisher) -> Readiness:
 
 @pytest.fixture
 def app(publisher: FakePublisher, readiness: Readiness) -> FastAPI:
-    return create_app(publisher, readiness, BodySettings(bytes_max=2_000, held_bytes_max=2**20))
+    body = BodySettings(bytes_max=2_000, held_bytes_max=2**20)
+    return create_app(publisher, readiness, Access(None), body)
 
 
 @pytest.fixture
@@ -297,7 +299,7 @@ async def test_a_body_may_come_in_pieces(client: httpx.AsyncClient) -> None:
 
 async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePublisher) -> None:
     settings = BodySettings(bytes_max=2**20, held_bytes_max=2**20)
-    app = create_app(publisher, Readiness(publisher), settings)
+    app = create_app(publisher, Readiness(publisher), Access(None), settings)
     others_may_end = asyncio.Event()
 
     async def half() -> AsyncIterator[bytes]:
@@ -393,6 +395,8 @@ async def test_openapi_is_complete(client: httpx.AsyncClient) -> None:
         assert operation["responses"].keys() == {
             "202",
             "400",
+            "401",
+            "403",
             "413",
             "415",
             "422",
