@@ -30,11 +30,17 @@ def _tune_garbage_collection() -> None:
 
 
 async def _run(settings: ConsumerSettings) -> None:
-    stop = asyncio.Event()
+    stop, leave = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run(settings, stop)
+
+    def stop_for_good() -> None:
+        leave.set()
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGUSR1, stop_for_good)
+    await run(settings, stop, leave=leave)
 
 
 def _each(group: BaseExceptionGroup[Misconfigured]) -> Iterator[Misconfigured]:
@@ -47,13 +53,14 @@ def _each(group: BaseExceptionGroup[Misconfigured]) -> Iterator[Misconfigured]:
 
 
 def main() -> int:
-    """Consume until SIGTERM; 0 after a drain, 2 where a human must act."""
+    """Consume until SIGTERM or SIGUSR1; 0 after a drain, 2 where a human must act."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.stdout.write(
             usage(
                 "python -m consumer",
                 "Applies the updates that wait in Kafka to the shards, in order per subscription. "
-                "SIGTERM drains, commits and ends it with 0; 2 says that a human must act.",
+                "SIGTERM drains, commits and ends it with 0; so does SIGUSR1, which takes it out "
+                "of its group as well: it is not to come back. 2 says that a human must act.",
                 ConsumerSettings,
                 _EXAMPLE,
             )

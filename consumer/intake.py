@@ -105,6 +105,13 @@ class Intake:
         except (KafkaError, TimeoutError) as error:
             raise Transient(f"The commit failed ({type(error).__name__}).") from error
 
+    def leave_at_end(self) -> None:
+        """Leave the group when the client closes; without it a static member stays in."""
+        # aiokafka sends the request only for a member without a static name. Ours need not have
+        # one any more: the broker knows it by the ID that it was given when it joined.
+        if (coordinator := self._client._coordinator) is not None:  # noqa: SLF001
+            coordinator._group_instance_id = None  # noqa: SLF001
+
 
 class _Handover(ConsumerRebalanceListener):  # type: ignore[misc]  # the base is untyped
     """Finishes and commits what is in flight before partitions change hands.

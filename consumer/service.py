@@ -28,8 +28,13 @@ from shared.settings import ShardDirectory, read_shard_map
 log = structlog.get_logger()
 
 
-async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
+async def run(
+    settings: ConsumerSettings, stop: asyncio.Event, *, leave: asyncio.Event | None = None
+) -> None:
     """Consume until `stop`, then drain, commit, and close what was opened last first.
+
+    Where `leave` is set by then, a static member leaves its group, too: its partitions go to
+    others at once instead of at the end of its session.
 
     Raises:
         Misconfigured: a human must act before it can serve.
@@ -91,6 +96,8 @@ async def run(settings: ConsumerSettings, stop: asyncio.Event) -> None:
             fetching.cancel()
             # Here and not in the rebalance hook: aiokafka does not call it when it stops.
             await hand_over(intake, work, group.drain_timeout_ms / 1000)
+            if leave is not None and leave.is_set():
+                intake.leave_at_end()
             for task in running:
                 task.cancel()
     log.info("consumer.stopped")

@@ -11,7 +11,8 @@ from operator_cli.conventions import Json, OperatorSettings, print_json, with_ex
 from operator_cli.dead_letter_commands import dead_letters_app
 from operator_cli.hold_commands import hold_app
 from operator_cli.key_commands import keys_app, token_app
-from shared.errors import Transient
+from operator_cli.release_commands import pre_stop, smoke
+from shared.errors import Misconfigured, Transient
 from shared.settings import load, read_shard_map
 
 app = typer.Typer(
@@ -31,6 +32,8 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(hold_app, name="hold")
 app.add_typer(keys_app, name="keys")
 app.add_typer(token_app, name="token")
+app.command("pre-stop", epilog="Example: tidemark pre-stop tidemark-consumer")(pre_stop)
+app.command("smoke", epilog="Example: tidemark smoke --url http://tidemark-ingest")(smoke)
 
 ShardMapFile = Annotated[
     Path | None,
@@ -44,6 +47,9 @@ ShardMapFile = Annotated[
 @with_exit_codes
 def migrate(
     shard_map: ShardMapFile = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="NAME", help="Only this shard.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be applied.")
     ] = False,
@@ -52,14 +58,18 @@ def migrate(
     """Bring the schema of every shard up to date; safe to run again, and during operation."""
     from operator_cli import migrations
 
-    path = shard_map or load(OperatorSettings).shard_map_file
-    applied = asyncio.run(migrations.migrate(read_shard_map(path).dsns, dry_run=dry_run))
+    dsns = read_shard_map(shard_map or load(OperatorSettings).shard_map_file).dsns
+    if shard is not None:
+        if shard not in dsns:
+            raise Misconfigured(f"There is no shard {shard}; the map has {', '.join(dsns)}.")
+        dsns = {shard: dsns[shard]}
+    applied = asyncio.run(migrations.migrate(dsns, dry_run=dry_run))
     if as_json:
-        print_json({shard: [str(each) for each in done] for shard, done in applied.items()})
+        print_json({name: [str(each) for each in done] for name, done in applied.items()})
         return
-    for shard, done in applied.items():
+    for name, done in applied.items():
         listing = ", ".join(map(str, done)) or "nothing"
-        typer.echo(f"{shard}: {listing} {'to apply' if dry_run else 'applied'}")
+        typer.echo(f"{name}: {listing} {'to apply' if dry_run else 'applied'}")
 
 
 @topics_app.command("create", epilog="Example: tidemark topics create --replication-factor 3")
@@ -69,17 +79,36 @@ def create_topics(
         int | None,
         typer.Option(min=1, max=9, help="Default: 3, or the number of brokers if lower."),
     ] = None,
+    min_insync_replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=9, help="Default: 2, or one less than the copies if lower."),
+    ] = None,
+    retention_days: Annotated[
+        int, typer.Option(min=1, max=3_650, help="How long updates are kept.")
+    ] = 7,
     as_json: Json = False,
 ) -> None:
     """Create the topics of updates, dead letters and holds where missing; delete nothing."""
     from operator_cli import topics
 
     kafka = load(OperatorSettings).kafka
-    states = asyncio.run(topics.create_topics(kafka, replication_factor=replication_factor))
+    states = asyncio.run(
+        topics.create_topics(
+            kafka,
+            replication_factor=replication_factor,
+            min_insync_replicas=min_insync_replicas,
+            retention_days=retention_days,
+        )
+    )
     if as_json:
         print_json(
             [
-                {"name": each.name, "partitions": each.partitions, "created": each.created}
+                {
+                    "name": each.name,
+                    "partitions": each.partitions,
+                    "created": each.created,
+                    "differences": list(each.differences),
+                }
                 for each in states
             ]
         )
@@ -87,6 +116,8 @@ def create_topics(
     for each in states:
         what = "created" if each.created else "is there already"
         typer.echo(f"{each.name}: {what}, {each.partitions} partitions")
+        for difference in each.differences:
+            typer.echo(f"  but {difference}; change it with Kafka's own tools if you want")
 
 
 @subscription_app.command(

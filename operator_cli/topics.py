@@ -1,12 +1,13 @@
-"""Create the topics that Tidemark needs; never change or delete one."""
+"""Create the topics that Tidemark needs; never change or delete one, but say where it differs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from shared.errors import Misconfigured, Transient
@@ -16,22 +17,29 @@ from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
 DEAD_LETTER_PARTITIONS: Final = 12
+RETENTION_DAYS: Final = 7
 _REPLICAS_WANTED: Final = 3
+_MS_PER_DAY: Final = 86_400_000
 _KNOWN_TIMEOUT_S: Final = 60
 _POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic as it is now, and whether it was made just now."""
+    """A topic as it is now, whether it was made just now, and which settings are not as wanted."""
 
     name: str
     partitions: int
     created: bool
+    differences: Sequence[str] = field(default_factory=list)
 
 
 async def create_topics(
-    kafka: KafkaSettings, *, replication_factor: int | None = None
+    kafka: KafkaSettings,
+    *,
+    replication_factor: int | None = None,
+    min_insync_replicas: int | None = None,
+    retention_days: int = RETENTION_DAYS,
 ) -> list[TopicState]:
     """Create the topic of updates, and those of dead letters and holds, where they are missing.
 
@@ -39,6 +47,9 @@ async def create_topics(
         kafka: where, and the topic's name.
         replication_factor: copies of each partition; by default three, or as many as there are
             brokers.
+        min_insync_replicas: how many of them must have a record before it is acknowledged; by
+            default two, or one less than the copies if that is fewer.
+        retention_days: how long updates are kept.
 
     Raises:
         Misconfigured: a topic exists with another number of partitions, or Kafka refuses.
@@ -51,7 +62,9 @@ async def create_topics(
         kafka.holds_topic: 1,
     }
     configs = {
-        # Held back for as long as an operator wants, so never removed by age.
+        kafka.topic: {"retention.ms": str(retention_days * _MS_PER_DAY)},
+        # What waits for an operator is never removed by age.
+        kafka.dead_letter_topic: {"retention.ms": "-1"},
         kafka.held_topic: {"retention.ms": "-1"},
         kafka.holds_topic: {"cleanup.policy": "compact"},
     }
@@ -62,21 +75,31 @@ async def create_topics(
         if missing:
             brokers = len((await admin.describe_cluster())["brokers"])
             factor = replication_factor or min(_REPLICAS_WANTED, brokers)
+            in_sync = min_insync_replicas or min(2, max(1, factor - 1))
+            for name in wanted:
+                configs[name]["min.insync.replicas"] = str(in_sync)
             created = await _create(
                 admin,
                 [
-                    NewTopic(name, count, factor, topic_configs=configs.get(name))
+                    NewTopic(name, count, factor, topic_configs=configs[name])
                     for name, count in missing.items()
                 ],
             )
             found = await _wait_until_known(admin, wanted)
+        elif min_insync_replicas:
+            for name in wanted:
+                configs[name]["min.insync.replicas"] = str(min_insync_replicas)
+        differences = await _differences(admin, configs)
     for name, count in found.items():
         if count != wanted[name]:
             raise Misconfigured(
                 f"Topic {name} has {count} partitions where {wanted[name]} are needed; "
                 "create it anew under another name, or delete it once nothing in it matters."
             )
-    return [TopicState(name, count, name in created) for name, count in wanted.items()]
+    return [
+        TopicState(name, count, name in created, differences[name])
+        for name, count in wanted.items()
+    ]
 
 
 @asynccontextmanager
@@ -100,6 +123,28 @@ async def _partition_counts(
     # All of them: a broker may be set up to create a topic that is asked for by name.
     topics: list[dict[str, Any]] = await admin.describe_topics()
     return {each["topic"]: len(each["partitions"]) for each in topics if each["topic"] in wanted}
+
+
+async def _differences(
+    admin: AIOKafkaAdminClient, wanted: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """Say of each topic which of its settings are not as wanted."""
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, name, configs=dict.fromkeys(configs))
+        for name, configs in wanted.items()
+    ]
+    found: dict[str, dict[str, str]] = {}
+    for answer in await admin.describe_configs(resources):
+        for _code, _message, _type, name, entries in answer.resources:
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    return {
+        name: [
+            f"{key} is {found[name][key]} where {value} is wanted"
+            for key, value in configs.items()
+            if found[name][key] != value
+        ]
+        for name, configs in wanted.items()
+    }
 
 
 async def _wait_until_known(

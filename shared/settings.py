@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -107,7 +107,9 @@ _postgres_dsn = TypeAdapter(PostgresDsn)
 class _ShardEntry(FrozenModel):
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
     partitions: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-    dsn: SecretStr
+    dsn: SecretStr | None = None
+    dsn_file: Path | None = None
+    connections_max: int | None = Field(None, ge=1)
 
     @field_validator("dsn")
     @classmethod
@@ -119,6 +121,28 @@ class _ShardEntry(FrozenModel):
             raise ValueError(message) from None  # theirs quotes the password
         return dsn
 
+    @model_validator(mode="after")
+    def _has_one_dsn(self) -> Self:
+        if (self.dsn is None) == (self.dsn_file is None):
+            message = "give it either a dsn or a dsn_file"
+            raise ValueError(message)
+        return self
+
+    def read_dsn(self) -> SecretStr:
+        """Return the DSN, from its file where it has one."""
+        if self.dsn is not None:
+            return self.dsn
+        assert self.dsn_file is not None
+        try:
+            return self._is_postgres_dsn(SecretStr(self.dsn_file.read_text("utf-8").strip()))
+        except OSError as error:
+            raise Misconfigured(
+                f"The DSN of {self.name} cannot be read from {self.dsn_file} ({error.strerror}); "
+                "name a readable file."
+            ) from error
+        except ValueError as error:
+            raise Misconfigured(f"The DSN in {self.dsn_file} is wrong: {error}.") from None
+
 
 class _ShardMapFile(FrozenModel):
     version: Literal[1]
@@ -127,19 +151,24 @@ class _ShardMapFile(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class ShardDirectory:
-    """The shard map, and the DSN of each shard by its name."""
+    """The shard map, and by name each shard's DSN and its budget of connections.
+
+    A shard without a budget is not in `budgets`.
+    """
 
     map: ShardMap
     dsns: Mapping[str, SecretStr]
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_shard_map(path: Path) -> ShardDirectory:
     """Read the shard map.
 
     `{"version": 1, "shards": [{"name": "…", "partitions": [0, 719], "dsn": "postgresql://…"}]}`
+    A shard may have a `dsn_file` instead, and say with `connections_max` what its budget is.
 
     Raises:
-        Misconfigured: the file is missing, malformed, or does not own every partition once.
+        Misconfigured: a file is missing or malformed, or a partition is not owned exactly once.
     """
     try:
         content = _ShardMapFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -152,7 +181,11 @@ def read_shard_map(path: Path) -> ShardDirectory:
     except ValueError as error:
         raise Misconfigured(f"The shard map {path} is not JSON: {error}.") from None
     shards = [Shard(entry.name, *entry.partitions) for entry in content.shards]
-    return ShardDirectory(ShardMap(shards), {entry.name: entry.dsn for entry in content.shards})
+    return ShardDirectory(
+        ShardMap(shards),
+        {entry.name: entry.read_dsn() for entry in content.shards},
+        {entry.name: entry.connections_max for entry in content.shards if entry.connections_max},
+    )
 
 
 S = TypeVar("S", bound=ServiceSettings)

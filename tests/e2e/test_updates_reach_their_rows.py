@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from deploy.local import credentials
+from operator_cli.smoke import update_and_wait
+from operator_cli.subscriptions import read_subscription
+from shared.errors import Misconfigured
 from shared.settings import KafkaSettings, read_shard_map
 from tests.consumers import (
     ServiceProcess,
@@ -37,8 +40,8 @@ class System:
     processes: AsyncExitStack
     ledger: Ledger = field(default_factory=Ledger)
 
-    async def start_consumer(self, instance: str) -> ServiceProcess:
-        environment = consumer_environment(self.kafka, self.shard_map_file, instance)
+    async def start_consumer(self, instance: str, **variables: str) -> ServiceProcess:
+        environment = consumer_environment(self.kafka, self.shard_map_file, instance) | variables
         consumer = await self.processes.enter_async_context(
             service_process("consumer", environment)
         )
@@ -166,6 +169,45 @@ async def test_ingest_that_is_told_to_end_answers_what_it_has_accepted(system: S
     # A connection may be closed before its next request is read, but then nothing was stored.
     assert len(stored) == system.ledger.count
     assert await system.differences() == []
+
+
+async def test_a_consumer_that_is_not_to_come_back_hands_its_partitions_over_at_once(
+    system: System,
+) -> None:
+    """A static member that only stops would keep them for a session longer than our patience."""
+    session = {"TIDEMARK_GROUP__SESSION_TIMEOUT_MS": f"{PATIENCE_S * 2_000}"}
+
+    async with patiently():
+        first = await system.start_consumer("consumer-1", **session)
+        second = await system.start_consumer("consumer-2", **session)
+        while (await first.status())["partitions"] != 360:
+            await asyncio.sleep(0.02)
+        ended = await second.end(signal.SIGUSR1)
+        while (await first.status())["partitions"] != 720:
+            await asyncio.sleep(0.02)
+
+    assert ended == 0
+
+
+async def test_the_smoke_test_of_a_release_sends_an_update_and_finds_its_row(
+    system: System,
+) -> None:
+    directory = read_shard_map(system.shard_map_file)
+    app = "00000000-0000-4000-8000-000000000001"
+
+    async with patiently():
+        await system.start_consumer("consumer-1")
+        for _ in range(2):
+            took = await update_and_wait(
+                system.ingest.url, app, directory, token=credentials.token(), timeout_s=30
+            )
+        row = await read_subscription(directory, app, app)
+
+    assert took.shard == "shard-0"
+    assert row is not None
+    assert row.properties == {"session_count": 2}
+    with pytest.raises(Misconfigured, match="is not a UUID"):
+        await update_and_wait(system.ingest.url, "x", directory, token=None, timeout_s=1)
 
 
 def _applied(status: object) -> int:

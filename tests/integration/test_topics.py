@@ -20,6 +20,21 @@ async def test_creating_again_changes_nothing(kafka_settings: KafkaSettings) -> 
     ]
 
 
+async def test_settings_that_are_not_as_wanted_are_told_and_left_alone(
+    kafka_settings: KafkaSettings,
+) -> None:
+    wanted = {"min_insync_replicas": 2, "retention_days": 1}
+
+    await create_topics(kafka_settings, **wanted)
+    updates, dead_letters, *_ = await create_topics(kafka_settings, **wanted)
+
+    assert updates.differences == [
+        "retention.ms is 604800000 where 86400000 is wanted",
+        "min.insync.replicas is 1 where 2 is wanted",
+    ]
+    assert dead_letters.differences == ["min.insync.replicas is 1 where 2 is wanted"]
+
+
 async def test_a_topic_of_another_size_is_refused(kafka_settings: KafkaSettings) -> None:
     small = KafkaSettings(
         bootstrap_servers=kafka_settings.bootstrap_servers, topic=kafka_settings.dead_letter_topic
