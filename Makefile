@@ -4,11 +4,11 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql tidemark demo check test chaos bench lock clean \
-	bootstrap check-lint check-format check-types check-imports
+.PHONY: help up down status logs psql tidemark demo check test helm-check chart chaos bench \
+	lock clean bootstrap helm-tools check-lint check-format check-types check-imports
 
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables of make up, here or in .env: CONSUMERS=1, INGEST_PORT=8080, KAFKA_PORT=9092"
 	@echo "(and the next), POSTGRES_PORT=5440 (and the next 3), STATUS_PORT=8090 (one a consumer)."
@@ -44,6 +44,13 @@ check: bootstrap ## Check style, types and imports
 test: bootstrap ## Run all tests beside a running stack; ARGS="-k word" for some
 	@$(VENV) -m pytest $(ARGS)
 
+helm-check: bootstrap helm-tools ## Check the chart: lint, renders, schemas, guards, alert rules
+	@$(VENV) -m pytest deploy/helm/checks
+	@$(VENV) -m deploy.helm.check_rules
+
+chart: bootstrap ## Renew what is generated of the chart, golden renders where Helm is
+	@$(VENV) -m deploy.helm.renew
+
 chaos: bootstrap ## Cause faults for MINUTES=30 and judge every row; SEED=… again the same
 	@$(VENV) -m tests.chaos
 
@@ -56,6 +63,9 @@ lock: bootstrap ## Renew requirements/*.txt, and jars.lock where Maven is instal
 
 clean: ## End all of it, remove the data
 	@test ! -x $(VENV) || $(LOCAL) clean
+
+helm-tools: bootstrap
+	@$(VENV) -m deploy.helm.tools helm
 
 bootstrap:
 	@command -v "$(PYTHON)" >/dev/null || { \
