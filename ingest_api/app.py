@@ -20,6 +20,8 @@ from ingest_api.problems import (
     FieldError,
     ProblemError,
 )
+from ingest_api.receipt_desk import ReceiptDesk
+from ingest_api.receipt_routes import receipt_routes
 from ingest_api.routes import Publisher, transient_problem, update_routes
 from ingest_api.schemas import time_zones
 from ingest_api.settings import BodySettings
@@ -27,7 +29,12 @@ from shared.errors import Transient
 
 
 def create_app(
-    publisher: Publisher, readiness: Readiness, access: Access, body: BodySettings
+    publisher: Publisher,
+    readiness: Readiness,
+    *,
+    access: Access,
+    receipts: ReceiptDesk,
+    body: BodySettings,
 ) -> FastAPI:
     """Build the app around what stores its updates; it opens and closes nothing itself."""
     app = FastAPI(
@@ -45,7 +52,8 @@ def create_app(
         },
     )
     # Not by include_router, which makes each request a sixth slower.
-    app.router.routes.extend(update_routes(publisher, access, BodyReader(body)).routes)
+    app.router.routes.extend(update_routes(publisher, access, receipts, BodyReader(body)).routes)
+    app.router.routes.extend(receipt_routes(access, receipts).routes)
     app.include_router(health_routes(readiness))
     app.include_router(advice_routes())
     document(app)

@@ -64,6 +64,18 @@ FORBIDDEN = Kind(
 NOT_FOUND = Kind(
     "not-found", HTTPStatus.NOT_FOUND, "There is nothing at this path.", "Check the path."
 )
+UNKNOWN_RECEIPT = Kind(
+    "unknown-receipt",
+    HTTPStatus.NOT_FOUND,
+    "There is no such update.",
+    "Ask with the receipt as it was answered, and a token for the app it was sent to.",
+)
+EXPIRED = Kind(
+    "receipt-expired",
+    HTTPStatus.GONE,
+    "The receipt is too old.",
+    "What became of it is no longer known here; the row, or the dead-letter topic, tells.",
+)
 METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed",
     HTTPStatus.METHOD_NOT_ALLOWED,
@@ -122,6 +134,8 @@ KINDS: Final = {
         UNAUTHORIZED,
         FORBIDDEN,
         NOT_FOUND,
+        UNKNOWN_RECEIPT,
+        EXPIRED,
         METHOD_NOT_ALLOWED,
         BODY_TOO_LARGE,
         UNSUPPORTED_MEDIA_TYPE,

@@ -1,15 +1,15 @@
 """The two ways to send updates. HTTP only: translate, publish, answer 202."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Protocol
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
+from ingest_api.direct_routes import DirectRoute
 from ingest_api.openapi import SECURITY, json_body, problems
 from ingest_api.patches import ReadBatch, canonical_id, read_batch, read_patch
 from ingest_api.problems import (
@@ -27,6 +27,9 @@ from ingest_api.problems import (
     ProblemError,
 )
 from ingest_api.publisher import PartlyPublished
+from ingest_api.receipt_desk import ReceiptDesk
+from ingest_api.receipt_routes import ReceiptStanding, preferred_wait_s, told
+from ingest_api.receipts import PENDING, Receipt
 from ingest_api.schemas import Accepted, BatchAccepted
 from shared.errors import Transient
 
@@ -62,6 +65,13 @@ SubscriptionId = Annotated[
         json_schema_extra={"format": "uuid"},
     ),
 ]
+Prefer = Annotated[
+    str | None,
+    Header(
+        description="`wait=5` holds the answer for up to 5 seconds, until the update is applied.",
+        examples=["wait=5"],
+    ),
+]
 Partial = Annotated[
     bool,
     Query(
@@ -84,25 +94,9 @@ class Publisher(Protocol):
         ...
 
 
-class DirectRoute(APIRoute):
-    """A route that FastAPI documents and that is called without its dependency machinery.
-
-    The endpoint gets the request and its path parameters as they came. That saves a third of
-    what an empty request costs.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """Call the endpoint, and nothing before it."""
-        endpoint = self.endpoint
-
-        async def handle(request: Request) -> Response:
-            response: Response = await endpoint(request, **request.path_params)
-            return response
-
-        return handle
-
-
-def update_routes(publisher: Publisher, access: Access, bodies: BodyReader) -> APIRouter:
+def update_routes(
+    publisher: Publisher, access: Access, receipts: ReceiptDesk, bodies: BodyReader
+) -> APIRouter:
     """Return the routes that take updates."""
     router = APIRouter(route_class=DirectRoute, tags=["Updates"])
 
@@ -111,11 +105,17 @@ def update_routes(publisher: Publisher, access: Access, bodies: BodyReader) -> A
         status_code=202,
         response_model=Accepted,
         response_description="The update is stored, and will be applied.",
-        responses=problems(*_FAILURES),
+        responses={
+            200: {"model": ReceiptStanding, "description": "It was waited for, and is applied."},
+            **problems(*_FAILURES),
+        },
         openapi_extra=json_body("Patch") | SECURITY,
     )
     async def update_subscription(
-        request: Request, app_id: AppId, subscription_id: SubscriptionId
+        request: Request,
+        app_id: AppId,
+        subscription_id: SubscriptionId,
+        prefer: Prefer = None,  # noqa: ARG001 - documents what is read from the request
     ) -> Response:
         """Change tags and properties of one subscription, and add to its counters.
 
@@ -125,7 +125,10 @@ def update_routes(publisher: Publisher, access: Access, bodies: BodyReader) -> A
         subscription_id = canonical_id("subscription_id", subscription_id)
         value = read_patch(app_id, subscription_id, await bodies.read(request))
         [receipt] = await publisher.publish(app_id, [value])
-        return _accepted({"receipt": receipt})
+        wait_s = preferred_wait_s(request)
+        if wait_s is None:
+            return _accepted({"receipt": receipt})
+        return await _awaited(receipts, receipt, wait_s)
 
     @router.post(
         "/v1/apps/{app_id}/subscriptions/batch",
@@ -176,6 +179,20 @@ def _results(batch: ReadBatch, receipts: list[str], unknown: int = 0) -> dict[st
         results = [by_place[place] for place in range(len(by_place))]
     accepted = len(receipts)
     return {"accepted": accepted, "rejected": len(results) - accepted, "results": results}
+
+
+async def _awaited(receipts: ReceiptDesk, receipt: str, wait_s: int) -> Response:
+    """Answer once it is known what became of an accepted update, or time is over."""
+    try:
+        standing = await receipts.standing(Receipt.parse(receipt).place, None, wait_s=wait_s)
+    except (Transient, LookupError):
+        standing = PENDING  # it is accepted all the same
+    return Response(
+        orjson.dumps(told(receipt, standing)),
+        200 if standing.state == "applied" else 202,
+        {"preference-applied": f"wait={wait_s}"},
+        media_type="application/json",
+    )
 
 
 def _accepted(content: dict[str, Any]) -> Response:

@@ -8,6 +8,7 @@ from ingest_api.app import create_app
 from ingest_api.auth import keep_current, open_access
 from ingest_api.health import Readiness
 from ingest_api.publisher import open_publisher
+from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.settings import IngestSettings
 from shared.serving import serving
 
@@ -22,14 +23,20 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
     """
     access = open_access(settings)
     async with open_publisher(settings) as publisher, asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(keep_current(access, settings), name="access-files")
+        receipts = ReceiptDesk(settings.kafka, settings.receipts)
+        background = [
+            tasks.create_task(keep_current(access, settings), name="access-files"),
+            tasks.create_task(receipts.run(), name="receipts"),
+        ]
         readiness = Readiness(publisher)
-        app = create_app(publisher, readiness, access, settings.body)
+        app = create_app(publisher, readiness, access=access, receipts=receipts, body=settings.body)
         async with serving(app, settings.listen, settings.http) as port:
             log.info("service.started", host=settings.listen.host, port=port)
             await stop.wait()
             readiness.draining = True
             log.info("service.draining", delay_s=settings.shutdown_delay_s)
             await asyncio.sleep(settings.shutdown_delay_s)
-        following.cancel()
+            receipts.hurry()
+        for task in background:
+            task.cancel()
     log.info("service.stopped")

@@ -110,6 +110,38 @@ class ProduceSettings(FrozenModel):
         return self
 
 
+class ReceiptSettings(FrozenModel):
+    """How receipts are answered."""
+
+    consumer_group: str = Field(
+        "tidemark-consumer",
+        min_length=1,
+        description="The group of the consumers, whose commits say what is applied.",
+    )
+    known_for_h: int = Field(
+        24, ge=1, le=720, description="How far back receipts are known at a start, in hours."
+    )
+    entries_max: int = Field(
+        100_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Dead letters and held updates that are remembered, of each the newest; about "
+        "500 bytes each.",
+    )
+    asks_max: int = Field(
+        1_000,
+        ge=1,
+        le=1_000_000,
+        description="Requests that wait for an answer about a receipt; one more is answered 503.",
+    )
+    look_interval_ms: int = Field(
+        50, ge=10, le=60_000, description="Time between looks at Kafka while somebody waits."
+    )
+    look_timeout_ms: int = Field(
+        1_500, ge=100, le=60_000, description="How long a look may take; then 503."
+    )
+
+
 class IngestSettings(ServiceSettings):
     """All settings of the ingest API."""
 
@@ -122,6 +154,7 @@ class IngestSettings(ServiceSettings):
     auth: AuthSettings = AuthSettings()
     body: BodySettings = BodySettings()
     produce: ProduceSettings = ProduceSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     shutdown_delay_s: float = Field(
         0,
         ge=0,

@@ -17,10 +17,11 @@ import uvloop
 from ingest_api.app import create_app
 from ingest_api.auth import Access
 from ingest_api.health import Readiness
+from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.routes import Publisher
-from ingest_api.settings import BodySettings
+from ingest_api.settings import BodySettings, ReceiptSettings
 from shared.serving import serving
-from shared.settings import ListenSettings, read_shard_map
+from shared.settings import KafkaSettings, ListenSettings, read_shard_map
 from shared.topology import partition_of
 
 NOTHING: Final = "nothing"
@@ -83,7 +84,13 @@ async def _serve(kind: str, shard_map: Path, port: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with _publisher(kind, shard_map) as publisher:
-        app = create_app(publisher, Readiness(_Reached()), Access(None), BodySettings())
+        app = create_app(
+            publisher,
+            Readiness(_Reached()),
+            access=Access(None),
+            receipts=ReceiptDesk(KafkaSettings(), ReceiptSettings()),
+            body=BodySettings(),
+        )
         async with serving(app, ListenSettings(port=port)):
             # As the real one does at its start.
             gc.collect()

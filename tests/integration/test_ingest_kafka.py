@@ -11,15 +11,13 @@ import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from deploy.local.stack import LocalStack
-from ingest_api.app import create_app
-from ingest_api.auth import Access
-from ingest_api.health import Readiness
 from ingest_api.publisher import KafkaPublisher, open_publisher
 from ingest_api.settings import IngestSettings, ProduceSettings
 from shared.serving import HttpSettings
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS, partition_of
 from shared.updates import Update, decode
+from tests.ingest_apps import app_of
 from tests.records import subscription
 from tests.topics import another_topic
 
@@ -63,7 +61,7 @@ class Client:
 @asynccontextmanager
 async def serving(settings: IngestSettings) -> AsyncIterator[tuple[KafkaPublisher, Client]]:
     async with open_publisher(settings) as publisher:
-        app = create_app(publisher, Readiness(publisher), Access(None), settings.body)
+        app = app_of(publisher, body=settings.body)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as http:
             await until(lambda: publisher.connected_once)

@@ -3,14 +3,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ingest_api.app import create_app
 from ingest_api.auth import Access, open_access
-from ingest_api.health import Readiness
-from ingest_api.settings import AuthSettings, BodySettings, IngestSettings
+from ingest_api.settings import AuthSettings, IngestSettings
 from operator_cli import keys
 from shared.errors import Misconfigured
 from shared.tokens import EVERY_APP, RIGHTS, Right, Verifier, issue, new_key
 from tests.fake_publisher import FakePublisher
+from tests.ingest_apps import app_of
 
 APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
 OTHER = "00000000-0000-4000-8000-000000000000"
@@ -31,9 +30,8 @@ def token(app: str = APP, *rights: Right, valid_s: int = 60) -> str:
 
 
 def client(access: Access) -> httpx.AsyncClient:
-    publisher = FakePublisher()
-    app = create_app(publisher, Readiness(publisher), access, BodySettings())
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tidemark")
+    transport = httpx.ASGITransport(app_of(FakePublisher(), access=access))
+    return httpx.AsyncClient(transport=transport, base_url="http://tidemark")
 
 
 async def patch(

@@ -1,0 +1,23 @@
+"""The ingest API's app without a process around it."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from ingest_api.app import create_app
+from ingest_api.auth import Access
+from ingest_api.health import Readiness
+from ingest_api.receipt_desk import ReceiptDesk
+from ingest_api.settings import BodySettings, ReceiptSettings
+from shared.settings import KafkaSettings
+
+
+def app_of(publisher: Any, **parts: Any) -> FastAPI:
+    """Build the app around `publisher`; everybody may do everything, and no receipt is known."""
+    defaults: dict[str, Any] = {
+        "readiness": Readiness(publisher),
+        "access": Access(None),
+        "receipts": ReceiptDesk(KafkaSettings(), ReceiptSettings()),
+        "body": BodySettings(),
+    }
+    return create_app(publisher, **{**defaults, **parts})
