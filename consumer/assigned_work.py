@@ -33,6 +33,8 @@ class AssignedWork:
         """How often the group has given us partitions, be it none."""
         self.holds_changed = asyncio.Event()
         """Set when a hold has changed, or may have for partitions that are new here."""
+        self.budgets: Mapping[str, ShardBudget] = {}
+        """What is in flight by shard, of those that we own partitions of."""
         self._shard_map = shard_map
         self._writers = writers
         self._bounds = bounds
@@ -57,12 +59,12 @@ class AssignedWork:
             partition: self._shard_map.shard_of(partition).name for partition in sorted(partitions)
         }
         names = set(shards.values())
-        budgets = {name: ShardBudget(self._share(len(names)), self.room) for name in names}
+        self.budgets = {name: ShardBudget(self._share(len(names)), self.room) for name in names}
         for partition, name in shards.items():
             self._partitions[partition] = PartitionWork(
                 partition,
                 shard=self._writers[name],
-                budget=budgets[name],
+                budget=self.budgets[name],
                 guard=self._guard,
                 give_up=self._give_up,
                 hold_back=self._hold_back,

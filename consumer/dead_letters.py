@@ -1,6 +1,7 @@
 """Give up on a record durably: it goes to the dead-letter topic, with reason and origin."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,6 +9,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
+from consumer.observer import FlushObserver
 from consumer.partition_work import PartitionWork
 from consumer.settings import ConsumerSettings
 from consumer.subscription_queue import Record
@@ -20,10 +22,15 @@ log = structlog.get_logger()
 class DeadLetterTopic:
     """Keeps what can never succeed, as it came, with headers that say why and from where."""
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, *, retry_s: float) -> None:
+    def __init__(
+        self, producer: AIOKafkaProducer, topic: str, *, retry_s: float, observer: FlushObserver
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        """How many there were, by reason."""
         self._producer = producer
         self._topic = topic
         self._retry_s = retry_s
+        self._observer = observer
 
     async def send(self, record: Record, rejected: Rejected) -> None:
         """Return when the broker has the dead letter; retry for as long as it has not.
@@ -54,6 +61,8 @@ class DeadLetterTopic:
                 await asyncio.sleep(self._retry_s)
             else:
                 break
+        self.counts[rejected.reason] += 1
+        self._observer.given_up(record, rejected)
         log.warning(
             "update.dead_lettered",
             reason=rejected.reason,
@@ -102,7 +111,9 @@ class UnreadableRecords:
 
 
 @asynccontextmanager
-async def open_dead_letters(settings: ConsumerSettings) -> AsyncIterator[DeadLetterTopic]:
+async def open_dead_letters(
+    settings: ConsumerSettings, observer: FlushObserver
+) -> AsyncIterator[DeadLetterTopic]:
     """Open a producer to the dead-letter topic; acknowledged means by all in-sync replicas.
 
     Not an idempotent one: that cannot go on after a record that is refused. A dead letter may be
@@ -119,6 +130,7 @@ async def open_dead_letters(settings: ConsumerSettings) -> AsyncIterator[DeadLet
             producer,
             settings.kafka.dead_letter_topic,
             retry_s=settings.write.retry_cap_ms / 1000,
+            observer=observer,
         )
     finally:
         await close_client(producer.stop(), timeout_s=settings.kafka.request_timeout_ms / 1000)

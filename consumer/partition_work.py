@@ -112,6 +112,14 @@ class PartitionWork:
         return self._tracker.committable
 
     @property
+    def oldest_accepted_ms(self) -> int | None:
+        """When the oldest update in its queues was accepted; looks at every queue."""
+        return min(
+            (queue.updates[0].record.timestamp for queue in self._queues.values() if queue.updates),
+            default=None,
+        )
+
+    @property
     def records_in_flight(self) -> int:
         """Records received and not yet below the committable offset."""
         return len(self._tracker)

@@ -4,28 +4,37 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from consumer.assigned_work import AssignedWork
 from consumer.breaker import Backoff, Breaker
-from consumer.committer import commit_for_ever
+from consumer.committer import CommitCounts, commit_for_ever
 from consumer.dead_letter_guard import GuardBounds
 from consumer.dead_letters import DeadLetterTopic, UnreadableRecords, open_dead_letters
 from consumer.holding import open_holding, open_holds
 from consumer.intake import hand_over, open_intake
+from consumer.lag_watch import LagWatch
+from consumer.metrics import Sources, reads
+from consumer.observer import FlushObserver
 from consumer.pace import Pace, PaceBounds
 from consumer.releasing import Releases
 from consumer.settings import ConsumerSettings
 from consumer.shard_writer import FlushBounds, ShardWriter
+from consumer.spans import ProcessSpans
 from consumer.status import ConsumerStatus, create_status_app
 from consumer.store import open_store
 from shared.kafka_clients import require_topic
+from shared.lag_reader import open_lag_reader
 from shared.serving import serving
 from shared.settings import ShardDirectory, read_shard_map
+from shared.telemetry import open_telemetry, open_tracer
+from shared.topology import ShardMap
 
 log = structlog.get_logger()
+
+SERVICE: Final = "tidemark-consumer"
 
 
 async def run(
@@ -43,11 +52,13 @@ async def run(
     if not await _done_before(stop, require_topic(settings.kafka)):
         return
     async with (
-        open_dead_letters(settings) as dead_letters,
-        open_writers(settings, directory, dead_letters) as writers,
+        open_observer(settings, directory.map) as observer,
+        open_dead_letters(settings, observer) as dead_letters,
+        open_writers(settings, directory, dead_letters, observer) as writers,
         open_intake(settings) as intake,
         open_holds(settings) as follower,
         open_holding(settings) as holding,
+        open_lag_reader(settings.kafka, settings.group.id) as lag_reader,
     ):
         unreadable = UnreadableRecords(dead_letters)
         work = AssignedWork(
@@ -65,19 +76,39 @@ async def run(
         releases = Releases(work, holding, intake, settings)
         status = ConsumerStatus(work, writers, unreadable, follower.holds, holding)
         group = settings.group
+        commits = CommitCounts()
+        lag = LagWatch(
+            lag_reader,
+            work,
+            directory.map,
+            interval_s=settings.telemetry.lag_interval_ms / 1000,
+        )
+        sources = Sources(
+            shard_map=directory.map,
+            work=work,
+            writers=writers,
+            observer=observer,
+            lag=lag,
+            commits=commits,
+            dead_letters=dead_letters,
+            holds=follower.holds,
+            holding=holding,
+        )
         async with (
-            serving(create_status_app(status), settings.listen),
+            open_telemetry(SERVICE, reads(sources)) as telemetry,
+            serving(create_status_app(status, telemetry), settings.listen),
             asyncio.TaskGroup() as tasks,
         ):
             fetching = tasks.create_task(intake.run(work, follower), name="intake")
             running = [
                 tasks.create_task(follower.run(work.follow_holds), name="holds"),
                 tasks.create_task(holding.run(), name="holding"),
+                tasks.create_task(lag.run(), name="lag"),
                 tasks.create_task(releases.run(), name="releases"),
                 tasks.create_task(intake.resume_for_ever(work), name="resumer"),
                 tasks.create_task(unreadable.run(), name="unreadable-records"),
                 tasks.create_task(
-                    commit_for_ever(intake, work, group.commit_interval_ms / 1000),
+                    commit_for_ever(intake, work, group.commit_interval_ms / 1000, commits),
                     name="committer",
                 ),
                 *(
@@ -118,8 +149,28 @@ async def _done_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> 
 
 
 @asynccontextmanager
+async def open_observer(
+    settings: ConsumerSettings, shard_map: ShardMap
+) -> AsyncIterator[FlushObserver]:
+    """Open what notes every flush; it makes spans where they have somewhere to go."""
+    async with open_tracer(SERVICE) as tracer:
+        spans = None
+        if tracer is not None:
+            spans = ProcessSpans(
+                tracer,
+                group=settings.group.id,
+                topic_epoch=settings.kafka.topic_epoch,
+                slow_s=settings.telemetry.slow_update_ms / 1000,
+            )
+        yield FlushObserver([shard.name for shard in shard_map.shards], spans)
+
+
+@asynccontextmanager
 async def open_writers(
-    settings: ConsumerSettings, directory: ShardDirectory, dead_letters: DeadLetterTopic
+    settings: ConsumerSettings,
+    directory: ShardDirectory,
+    dead_letters: DeadLetterTopic,
+    observer: FlushObserver,
 ) -> AsyncIterator[Mapping[str, ShardWriter]]:
     """Open each shard's store, and give it a writer and a breaker of its own."""
     write = settings.write
@@ -155,5 +206,6 @@ async def open_writers(
                 breaker=Breaker(backoff, clock=time.monotonic),
                 pace=Pace(pace),
                 bounds=bounds,
+                observer=observer,
             )
         yield writers

@@ -177,6 +177,20 @@ class HoldSettings(FrozenModel):
     )
 
 
+class TelemetrySettings(FrozenModel):
+    """What is told about the work; where traces and metrics go is up to `OTEL_…` variables."""
+
+    lag_interval_ms: int = Field(
+        5_000, ge=100, le=600_000, description="Time between looks at how much waits in Kafka."
+    )
+    slow_update_ms: int = Field(
+        60_000,
+        ge=1,
+        le=86_400_000,
+        description="An update that waited longer gets a span, a few a second at most.",
+    )
+
+
 class ConsumerSettings(ServiceSettings):
     """All settings of the consumer."""
 
@@ -190,5 +204,6 @@ class ConsumerSettings(ServiceSettings):
     write: WriteSettings = WriteSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     holds: HoldSettings = HoldSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     listen: ListenSettings = ListenSettings(port=8090)
     log_level: LogLevel = Field("info", description="Lowest level of what is logged.")

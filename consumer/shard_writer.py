@@ -12,6 +12,7 @@ import structlog
 
 from consumer.breaker import Backoff, Breaker, BreakerState
 from consumer.folding import RowChange, fold
+from consumer.observer import FlushObserver
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork
 from consumer.store import Applied
@@ -91,6 +92,7 @@ class ShardWriter:
         breaker: Breaker,
         pace: Pace,
         bounds: FlushBounds,
+        observer: FlushObserver,
     ) -> None:
         self.name = name
         self.breaker = breaker
@@ -99,12 +101,23 @@ class ShardWriter:
         self._store = store
         self._dead_letters = dead_letters
         self._bounds = bounds
+        self._observer = observer
         self._ready: deque[tuple[PartitionWork, SubscriptionQueue]] = deque()
         self._has_ready = asyncio.Event()
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
         self._saturated = 0
         self._under_way: set[asyncio.Timeout] = set()
         self._flush_ended = asyncio.Event()
+
+    @property
+    def flushes_in_flight(self) -> int:
+        """How many statements are under way."""
+        return len(self._under_way)
+
+    @property
+    def ready(self) -> int:
+        """How many subscriptions wait for a place in a statement."""
+        return len(self._ready)
 
     def add_ready(self, work: PartitionWork, queues: Sequence[SubscriptionQueue]) -> None:
         """Write the head of each of `queues` when its turn comes."""
@@ -180,6 +193,7 @@ class ShardWriter:
             if error.saturation:
                 await self._slow_down(error)
             else:
+                self._observer.failed(self.name, rows, error)
                 self._note_failure(error)
             return ()
         self._note_success()
@@ -201,6 +215,7 @@ class ShardWriter:
             return await self._split(rows, rejected)
         took_s = asyncio.get_running_loop().time() - started
         self.pace.note(took_s, more_waits=bool(self._ready))
+        self._observer.written(self.name, rows, took_s=took_s, pool_wait_s=applied.pool_wait_s)
         self.counts.flushes += 1
         self.counts.rows_written += applied.rows_written
         self.counts.rows_skipped += len(rows) - applied.rows_written

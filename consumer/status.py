@@ -14,6 +14,7 @@ from consumer.dead_letters import UnreadableRecords
 from consumer.holding import HoldingTopic
 from consumer.shard_writer import ShardWriter
 from shared.holds import Holds, HoldState
+from shared.telemetry import Telemetry, metrics_route
 
 
 class ConsumerStatus:
@@ -65,8 +66,8 @@ class ConsumerStatus:
         }
 
 
-def create_status_app(status: ConsumerStatus) -> Starlette:
-    """Build the app with `/livez`, `/readyz` and `/status`."""
+def create_status_app(status: ConsumerStatus, telemetry: Telemetry) -> Starlette:
+    """Build the app with `/livez`, `/readyz`, `/status` and `/metrics`."""
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -81,5 +82,10 @@ def create_status_app(status: ConsumerStatus) -> Starlette:
         return JSONResponse(status.figures())
 
     return Starlette(
-        routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/status", figures)]
+        routes=[
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/status", figures),
+            metrics_route(telemetry),
+        ]
     )

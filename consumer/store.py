@@ -1,5 +1,6 @@
 """One shard's Postgres: rows that only move forward, by one statement for many."""
 
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
@@ -37,6 +38,8 @@ class Applied(NamedTuple):
 
     positions: Sequence[int | None]
     rows_written: int
+    pool_wait_s: float = 0.0
+    """How long it waited for a connection."""
 
 
 class ShardStore:
@@ -60,7 +63,9 @@ class ShardStore:
                 finds the rows' positions and changes nothing twice.
         """
         ids = [each.app_id for each in changes], [each.subscription_id for each in changes]
+        asked_at = time.perf_counter()
         async with self._connection() as connection:
+            pool_wait_s = time.perf_counter() - asked_at
             status = await connection.execute(
                 _APPLY,
                 *ids,
@@ -76,9 +81,9 @@ class ShardStore:
             )
             rows_written = int(status.rpartition(" ")[2])
             if rows_written == len(changes):
-                return Applied([each.last_offset for each in changes], rows_written)
+                return Applied([each.last_offset for each in changes], rows_written, pool_wait_s)
             rows = await connection.fetch(_READ_POSITIONS, *ids)
-        return Applied([self._offset(*row) for row in rows], rows_written)
+        return Applied([self._offset(*row) for row in rows], rows_written, pool_wait_s)
 
     def _offset(self, epoch: int | None, offset: int | None) -> int | None:
         if epoch is None:

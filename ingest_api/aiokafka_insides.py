@@ -3,7 +3,7 @@
 Written against 0.14; `tests/contract/test_publisher.py` holds every use here to its word.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -19,13 +19,14 @@ class Queue(Protocol):
     partition has no room for `timeout` seconds; they queue at once or, cancelled, not at all.
     """
 
-    def add_message(  # noqa: D102
+    def add_message(  # noqa: D102, PLR0917
         self,
         tp: TopicPartition,
         key: bytes,
         value: bytes,
         timeout: float,
         timestamp_ms: int,
+        headers: Sequence[tuple[str, bytes]],
     ) -> Awaitable[Any]: ...
 
     def add_batch(  # noqa: D102

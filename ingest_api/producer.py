@@ -23,6 +23,7 @@ from ingest_api.reachability import Reachability
 from ingest_api.settings import ProduceSettings
 from shared.errors import Misconfigured, Transient
 from shared.kafka_clients import FORBIDDEN, client_options
+from shared.origins import Header
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
@@ -84,7 +85,12 @@ class Producer:
         self._refresh_at = 0.0
 
     async def send(
-        self, partition: int, key: bytes, values: Sequence[bytes], timestamp_ms: int
+        self,
+        partition: int,
+        key: bytes,
+        values: Sequence[bytes],
+        timestamp_ms: int,
+        headers: Sequence[Header] = (),
     ) -> Sent:
         """Queue as many of `values` as fit into one record batch, in their order.
 
@@ -101,7 +107,7 @@ class Producer:
         if not (is_connected(self._client, leader) or await self._reachability.reach(leader)):
             raise Transient("Kafka cannot be reached.")
         try:
-            sent = await self._enqueue(tp, key, values, timestamp_ms)
+            sent = await self._enqueue(tp, key, values, timestamp_ms, headers)
         except (TimeoutError, KafkaTimeoutError) as error:
             raise Transient("The partition's queue has no room.", saturation=True) from error
         except KafkaError as error:
@@ -129,31 +135,46 @@ class Producer:
             self._client.client.force_metadata_update()
 
     async def _enqueue(
-        self, tp: TopicPartition, key: bytes, values: Sequence[bytes], timestamp_ms: int
+        self,
+        tp: TopicPartition,
+        key: bytes,
+        values: Sequence[bytes],
+        timestamp_ms: int,
+        headers: Sequence[Header],
     ) -> Sent:
         turn = self._turns[tp.partition]
         single = len(values) == 1
         if single and not turn.locked():
-            return Sent(1, await self._add_one(tp, key, values[0], timestamp_ms))
+            return Sent(1, await self._add_one(tp, key, values[0], timestamp_ms, headers))
         # aiokafka lets a batch in when nothing else waits for its partition, and wakes all that
         # want to get in at once. In turns, none is overtaken until it has run out of time.
         async with asyncio.timeout(self._enqueue_timeout_s), turn:
             if single:
-                return Sent(1, await self._add_one(tp, key, values[0], timestamp_ms))
-            count, batch = self._packed(key, values, timestamp_ms)
+                return Sent(1, await self._add_one(tp, key, values[0], timestamp_ms, headers))
+            count, batch = self._packed(key, values, timestamp_ms, headers)
             return Sent(count, await self._queue.add_batch(batch, tp, self._enqueue_timeout_s))
 
     def _add_one(
-        self, tp: TopicPartition, key: bytes, value: bytes, timestamp_ms: int
+        self,
+        tp: TopicPartition,
+        key: bytes,
+        value: bytes,
+        timestamp_ms: int,
+        headers: Sequence[Header],
     ) -> Awaitable[asyncio.Future[Any]]:
-        return self._queue.add_message(tp, key, value, self._enqueue_timeout_s, timestamp_ms)
+        return self._queue.add_message(
+            tp, key, value, self._enqueue_timeout_s, timestamp_ms, headers
+        )
 
-    def _packed(self, key: bytes, values: Sequence[bytes], timestamp_ms: int) -> tuple[int, Any]:
+    def _packed(
+        self, key: bytes, values: Sequence[bytes], timestamp_ms: int, headers: Sequence[Header]
+    ) -> tuple[int, Any]:
         """Return a record batch, and how many of `values` are in it."""
         batch = self._client.create_batch()
         count = 0
         for value in values:
-            if batch.append(key=key, value=value, timestamp=timestamp_ms) is None:
+            appended = batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
+            if appended is None:
                 break
             count += 1
         batch.close()

@@ -15,6 +15,7 @@ from ingest_api.receipts import receipt
 from ingest_api.settings import IngestSettings
 from shared.errors import Transient
 from shared.kafka_clients import require_topic
+from shared.origins import Header
 from shared.topology import partition_of
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ class KafkaPublisher:
         self._kafka = settings.kafka
         self._settings = produce = settings.produce
         self._patience_s = (produce.enqueue_timeout_ms + produce.ack_timeout_ms) / 1000
-        self._in_flight = InFlight(produce)
+        self.in_flight = InFlight(produce)
         self._producer: Producer | None = None
 
     async def keep_connected(self) -> None:
@@ -68,8 +69,10 @@ class KafkaPublisher:
                 log.warning("kafka.unreachable", reason=str(error))
             await asyncio.sleep(random.uniform(*_RECONNECT_PAUSE_S))  # noqa: S311 - jitter
 
-    async def publish(self, app_id: str, values: Sequence[bytes]) -> list[str]:
-        """Store updates of one app in their order; return a receipt for each.
+    async def publish(
+        self, app_id: str, values: Sequence[bytes], headers: Sequence[Header] = ()
+    ) -> list[str]:
+        """Store updates of one app in their order, each with `headers`; return a receipt for each.
 
         Raises:
             PartlyPublished: some of several are stored, or may be.
@@ -81,12 +84,12 @@ class KafkaPublisher:
         key = app_id.encode()
         offsets: list[int] = []
         sizes = [len(value) for value in values]
-        self._in_flight.admit(partition, len(values), sum(sizes))
+        self.in_flight.admit(partition, len(values), sum(sizes))
         sent_count = 0
         try:
             while sent_count < len(values):
                 unsent = values[sent_count:]
-                sent = await self._send(partition, key, unsent, timestamp_ms, give_up_at)
+                sent = await self._send(partition, key, unsent, timestamp_ms, give_up_at, headers)
                 size = sum(sizes[sent_count : sent_count + sent.count])
                 sent_count += sent.count
                 base = await self._acknowledged(sent, partition, size, give_up_at)
@@ -100,7 +103,7 @@ class KafkaPublisher:
         finally:
             if sent_count < len(values):
                 unsent_sizes = sizes[sent_count:]
-                self._in_flight.withdraw(partition, len(unsent_sizes), sum(unsent_sizes))
+                self.in_flight.withdraw(partition, len(unsent_sizes), sum(unsent_sizes))
         return self._receipts(partition, offsets)
 
     async def flush(self, timeout_s: float) -> None:
@@ -111,21 +114,22 @@ class KafkaPublisher:
             async with asyncio.timeout(timeout_s):
                 await self._producer.flush()
         except TimeoutError:
-            log.warning("flush.timed_out", updates_unanswered=self._in_flight.updates)
+            log.warning("flush.timed_out", updates_unanswered=self.in_flight.updates)
 
-    async def _send(
+    async def _send(  # noqa: PLR0917 - as the producer takes them
         self,
         partition: int,
         key: bytes,
         values: Sequence[bytes],
         timestamp_ms: int,
         give_up_at: float,
+        headers: Sequence[Header],
     ) -> Sent:
         if time.monotonic() > give_up_at:
             raise Transient("Kafka is too slow for the whole batch.", saturation=True)
         if self._producer is None:
             raise Transient("Kafka cannot be reached.")
-        return await self._producer.send(partition, key, values, timestamp_ms)
+        return await self._producer.send(partition, key, values, timestamp_ms, headers)
 
     async def _acknowledged(self, sent: Sent, partition: int, size: int, give_up_at: float) -> int:
         """Return the offset of the first update of `sent`, which has `size` bytes."""
@@ -134,7 +138,7 @@ class KafkaPublisher:
 
         def on_answer(_: asyncio.Future[Any]) -> None:
             # Not when the request ends: what was answered 504 still sits in the producer.
-            self._in_flight.settle(partition, sent.count, size)
+            self.in_flight.settle(partition, sent.count, size)
             if not acknowledged.done():
                 acknowledged.set_result(None)
 

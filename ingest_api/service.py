@@ -1,18 +1,23 @@
 """The ingest API as a process: what it opens, and in which order it stops."""
 
 import asyncio
+from typing import Final
 
 import structlog
 
 from ingest_api.app import create_app
 from ingest_api.auth import keep_current, open_access
 from ingest_api.health import Readiness
+from ingest_api.observed import ObservedApp, ObservedPublisher, reads
 from ingest_api.publisher import open_publisher
 from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.settings import IngestSettings
 from shared.serving import serving
+from shared.telemetry import metrics_route, open_telemetry, open_tracer
 
 log = structlog.get_logger()
+
+_SERVICE: Final = "tidemark-ingest"
 
 
 async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
@@ -22,15 +27,26 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
         Misconfigured: in a group, at the start or as soon as Kafka tells.
     """
     access = open_access(settings)
-    async with open_publisher(settings) as publisher, asyncio.TaskGroup() as tasks:
+    async with (
+        open_tracer(_SERVICE) as tracer,
+        open_publisher(settings) as publisher,
+        asyncio.TaskGroup() as tasks,
+    ):
         receipts = ReceiptDesk(settings.kafka, settings.receipts)
         background = [
             tasks.create_task(keep_current(access, settings), name="access-files"),
             tasks.create_task(receipts.run(), name="receipts"),
         ]
         readiness = Readiness(publisher)
-        app = create_app(publisher, readiness, access=access, receipts=receipts, body=settings.body)
-        async with serving(app, settings.listen, settings.http) as port:
+        observed = ObservedPublisher(publisher, tracer, settings.kafka.topic)
+        app = create_app(observed, readiness, access=access, receipts=receipts, body=settings.body)
+        served = ObservedApp(app, tracer, settings.telemetry.trace_ratio)
+        sources = reads(served, observed, publisher.in_flight, settings.produce, readiness)
+        async with (
+            open_telemetry(_SERVICE, sources) as telemetry,
+            serving(served, settings.listen, settings.http) as port,
+        ):
+            app.router.routes.append(metrics_route(telemetry))
             log.info("service.started", host=settings.listen.host, port=port)
             await stop.wait()
             readiness.draining = True

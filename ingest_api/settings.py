@@ -142,6 +142,17 @@ class ReceiptSettings(FrozenModel):
     )
 
 
+class TelemetrySettings(FrozenModel):
+    """What is told about the work; where traces and metrics go is up to `OTEL_…` variables."""
+
+    trace_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of requests that get spans, here and where their updates are applied.",
+    )
+
+
 class IngestSettings(ServiceSettings):
     """All settings of the ingest API."""
 
@@ -155,6 +166,7 @@ class IngestSettings(ServiceSettings):
     body: BodySettings = BodySettings()
     produce: ProduceSettings = ProduceSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     shutdown_delay_s: float = Field(
         0,
         ge=0,

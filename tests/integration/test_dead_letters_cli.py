@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from typer.testing import CliRunner, Result
 
 from consumer.dead_letters import DeadLetterTopic
+from consumer.observer import FlushObserver
 from operator_cli.main import app as tidemark
 from shared.errors import Rejected
 from shared.settings import KafkaSettings, read_shard_map
@@ -73,7 +74,9 @@ class Operator:
             key=app.encode(),
             headers=[("traceparent", b"00-1")],
         )
-        letters = DeadLetterTopic(self._producer, self.kafka.dead_letter_topic, retry_s=1)
+        letters = DeadLetterTopic(
+            self._producer, self.kafka.dead_letter_topic, retry_s=1, observer=FlushObserver([])
+        )
         await letters.send(record, Rejected("No.", reason=reason, sqlstate="22P05"))
 
     async def accept_and_give_up(self, *updates: Update) -> list[int]:

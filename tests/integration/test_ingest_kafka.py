@@ -198,7 +198,7 @@ async def test_a_killed_broker_is_503_at_once_and_nothing_accepted_is_lost(
         await asyncio.to_thread(stack.heal)
         for app in APPS:
             await until_accepted(client, _AFTERWARDS, app)
-        await until(lambda: publisher._in_flight.updates == 0)
+        await until(lambda: publisher.in_flight.updates == 0)
 
     records = await stored(kafka_settings)
     numbers = Counter(update.tags["n"] for _, update in records.values())
@@ -221,7 +221,7 @@ async def test_a_broker_that_hangs_is_504_then_503_and_what_was_unknown_is_store
         unknown = await client.one(1)
         refused = await client.one(2)
         elsewhere = await client.one(3, APPS[0])
-        counted = publisher._in_flight.updates
+        counted = publisher.in_flight.updates
         stack.broker.resume()
         later = await until_accepted(client, 4)
 
@@ -245,7 +245,7 @@ async def test_updates_in_flight_are_bounded_while_kafka_does_not_answer(
         await until_accepted(client, 0)
         stack.broker.pause()
         waiting = asyncio.ensure_future(client.batch(*range(1_000)))
-        await until(lambda: publisher._in_flight.updates == 1_000)
+        await until(lambda: publisher.in_flight.updates == 1_000)
         refused = await client.one(1_001)
         stack.broker.resume()
         accepted = await waiting
@@ -263,12 +263,12 @@ async def test_a_client_that_leaves_changes_nothing_for_what_it_sent(
         await until_accepted(client, 0)
         stack.broker.pause()
         leaving = [asyncio.ensure_future(client.one(1)), asyncio.ensure_future(client.batch(2, 3))]
-        await until(lambda: publisher._in_flight.updates == 3)
+        await until(lambda: publisher.in_flight.updates == 3)
         for request in leaving:
             request.cancel()
         await asyncio.wait(leaving)
         stack.broker.resume()
-        await until(lambda: publisher._in_flight.updates == 0)
+        await until(lambda: publisher.in_flight.updates == 0)
         assert (await client.one(4)).status_code == 202
 
     records = await stored(kafka_settings)
@@ -303,11 +303,11 @@ async def test_a_batch_cut_off_in_the_middle_is_told_apart(
     async with serving(settings) as (publisher, client):
         await until_accepted(client, 0)
         sent = asyncio.ensure_future(client.batch(*range(1, 1_001), padding="x" * 900))
-        await until(lambda: publisher._in_flight.updates in range(1, 1_000))
+        await until(lambda: publisher.in_flight.updates in range(1, 1_000))
         stack.broker.pause()
         answer = await sent
         stack.broker.resume()
-        await until(lambda: publisher._in_flight.updates == 0)
+        await until(lambda: publisher.in_flight.updates == 0)
 
     problem = answer.json()
     assert answer.status_code == 504

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from consumer.breaker import Backoff, Breaker, BreakerState
 from consumer.dead_letter_guard import GuardBounds
 from consumer.folding import RowChange
+from consumer.observer import FlushObserver
 from consumer.pace import Pace, PaceBounds
 from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
 from consumer.shard_writer import FlushBounds, ShardWriter
@@ -51,6 +52,7 @@ class Shard:
             breaker=Breaker(Backoff(base_s=0.001, cap_s=0.001), clock=loop.time),
             pace=Pace(PaceBounds(flushes_max=4, rows_min=1, rows_max=rows, target_s=None)),
             bounds=bounds,
+            observer=FlushObserver(["shard-0"]),
         )
         self.work = self.assign()
 

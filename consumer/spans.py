@@ -1,0 +1,202 @@
+"""Spans of the consumer: roots of their own, linked to the span that sent the update.
+
+Never children of it: whoever keeps or drops whole traces would have to hold one open for as long
+as the queue is long.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    set_span_in_context,
+)
+
+from consumer.subscription_queue import Record, SubscriptionQueue
+from shared.errors import Rejected, TidemarkError
+from shared.tracing import sampled_sender
+
+_SENDERS_PER_FLUSH_MAX: Final = 32
+_UNASKED_PER_S: Final = 5
+
+
+class FlushedRow(Protocol):
+    """The oldest `count` updates of a queue, written as one row."""
+
+    @property
+    def queue(self) -> SubscriptionQueue:
+        """The subscription's updates; what was written is still in it."""
+
+    @property
+    def count(self) -> int:
+        """How many of them were written."""
+
+
+class ProcessSpans:
+    """Makes spans of updates after the fact, so that one without a span costs one look.
+
+    Of updates that nobody sampled it makes some all the same: of those given up on, of statements
+    that failed, and of the oldest in a statement when that is older than `slow_s`; of all these
+    together at most five a second, so that an outage does not become an outage of telemetry.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        *,
+        group: str,
+        topic_epoch: int,
+        slow_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tracer = tracer
+        self._group = group
+        self._topic_epoch = topic_epoch
+        self._slow_s = slow_s
+        self._clock = clock
+        self._unasked = 0
+        self._second = 0
+
+    def written(
+        self,
+        shard: str,
+        rows: Sequence[FlushedRow],
+        *,
+        oldest_s: float,
+        took_s: float,
+        pool_wait_s: float,
+    ) -> None:
+        """Make spans for those updates of a statement that were sampled where they were sent."""
+        asked = _sampled(rows)
+        if not asked and oldest_s > self._slow_s and self._may_unasked():
+            row = min(rows, key=lambda row: row.queue.updates[0].record.timestamp)
+            asked = [(row.queue.updates[0].record, row.count, None)]
+        if asked:
+            self._spans(shard, rows, asked, took_s=took_s, pool_wait_s=pool_wait_s)
+
+    def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
+        """Make spans for a statement that failed."""
+        if self._may_unasked():
+            row = rows[0]
+            asked = _sampled(rows) or [(row.queue.updates[0].record, row.count, None)]
+            self._spans(shard, rows, asked, error=error)
+
+    def given_up(self, record: Record, rejected: Rejected) -> None:
+        """Make a span for a record that is in the dead-letter topic now."""
+        sender = sampled_sender(record.headers) if record.headers else None
+        if sender is not None or self._may_unasked():
+            span = self._process(record, sender, fold_size=1, started_ns=time.time_ns())
+            _fail(span, rejected.reason, str(rejected))
+            span.end()
+
+    def _spans(
+        self,
+        shard: str,
+        rows: Sequence[FlushedRow],
+        asked: "Sequence[_Asked]",
+        *,
+        took_s: float = 0.0,
+        pool_wait_s: float = 0.0,
+        error: TidemarkError | None = None,
+    ) -> None:
+        ended_ns = time.time_ns()
+        started_ns = ended_ns - int((took_s) * 1e9)
+        spans = [
+            self._process(record, sender, shard=shard, fold_size=fold_size, started_ns=started_ns)
+            for record, fold_size, sender in asked
+        ]
+        flush = self._tracer.start_span(
+            "MERGE subscriptions",
+            context=set_span_in_context(spans[0], Context()),
+            kind=SpanKind.CLIENT,
+            links=[Link(span.get_span_context()) for span in spans[1:]],
+            attributes={
+                "db.system.name": "postgresql",
+                "db.operation.name": "MERGE",
+                "db.collection.name": "subscriptions",
+                "db.operation.batch.size": len(rows),
+                "tidemark.shard": shard,
+                "tidemark.pool_wait_s": pool_wait_s,
+            },
+            start_time=started_ns,
+        )
+        if error is not None:
+            for span in (flush, *spans):
+                _fail(span, type(error.__cause__ or error).__name__, str(error))
+        for span in (flush, *spans):
+            span.end(ended_ns)
+
+    def _process(
+        self,
+        record: Record,
+        sender: SpanContext | None,
+        *,
+        fold_size: int,
+        started_ns: int,
+        shard: str | None = None,
+    ) -> Span:
+        attributes: dict[str, Any] = {
+            "messaging.system": "kafka",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": record.topic,
+            "messaging.destination.partition.id": str(record.partition),
+            "messaging.kafka.offset": record.offset,
+            "messaging.consumer.group.name": self._group,
+            "tidemark.position": f"{self._topic_epoch}.{record.partition}.{record.offset}",
+            "tidemark.time_lag_s": max(0.0, time.time() - record.timestamp / 1000),
+            "tidemark.fold_size": fold_size,
+        }
+        if shard is not None:
+            attributes["tidemark.shard"] = shard
+        return self._tracer.start_span(
+            f"process {record.topic}",
+            context=Context(),
+            kind=SpanKind.CONSUMER,
+            links=[Link(sender)] if sender is not None else [],
+            attributes=attributes,
+            start_time=started_ns,
+        )
+
+    def _may_unasked(self) -> bool:
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._unasked = second, 0
+        self._unasked += 1
+        return self._unasked <= _UNASKED_PER_S
+
+
+_Asked = tuple[Record, int, SpanContext | None]
+"""A record that gets a span, how many updates its row was folded of, and where it was sent."""
+
+
+def _sampled(rows: Sequence[FlushedRow]) -> list[_Asked]:
+    """Return the first so many updates that were sampled where they were sent."""
+    # Without sampling no record has headers, so this is all that most updates cost.
+    with_headers = [
+        (pending.record, row.count)
+        for row in rows
+        for pending in row.queue.updates[: row.count]
+        if pending.record.headers
+    ]
+    found: list[_Asked] = []
+    for record, count in with_headers:
+        sender = sampled_sender(record.headers)
+        if sender is not None:
+            found.append((record, count, sender))
+            if len(found) == _SENDERS_PER_FLUSH_MAX:
+                break
+    return found
+
+
+def _fail(span: Span, kind: str, sentence: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR, sentence))

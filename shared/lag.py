@@ -1,0 +1,124 @@
+"""How far behind: message lag, time lag, rates and the time to catch up, from looks at Kafka."""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from shared.topology import Shard
+
+RATE_WINDOW_S: Final = 60.0
+"""Over how long rates are taken."""
+
+TOTAL: Final = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at Kafka, by partition: end offsets, and the next offset that is not done with.
+
+    `oldest_ms` is the acceptance, in Unix time, of what is at that offset, where it is known.
+    """
+
+    at_s: float
+    ends: Mapping[int, int]
+    positions: Mapping[int, int]
+    oldest_ms: Mapping[int, int]
+
+    def lag(self, partition: int) -> int:
+        """Count the records of a partition that are accepted and not done with."""
+        return max(0, self.ends.get(partition, 0) - self.positions.get(partition, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How some partitions stand together; times in seconds, rates in records a second.
+
+    `time_lag_s` is the age of the oldest record that is not done with. `catch_up_s` is infinite
+    while the backlog does not shrink.
+    """
+
+    name: str
+    message_lag: int
+    time_lag_s: float
+    accepted: int
+    done: int
+    accepted_per_s: float
+    done_per_s: float
+    partition_max: int
+
+    @property
+    def catch_up_s(self) -> float:
+        """Estimate how long until nothing waits, at the present rates."""
+        if not self.message_lag:
+            return 0.0
+        gain = self.done_per_s - self.accepted_per_s
+        return self.message_lag / gain if gain > 0 else inf
+
+
+class LagHistory:
+    """The looks of the last `keep_s` seconds, and what they say of any set of partitions."""
+
+    def __init__(self, keep_s: float = RATE_WINDOW_S) -> None:
+        self._keep_s = keep_s
+        self._looks: deque[Look] = deque()
+
+    def add(self, look: Look) -> None:
+        """Take in the next look."""
+        looks = self._looks
+        looks.append(look)
+        while looks[0].at_s < look.at_s - self._keep_s:
+            looks.popleft()
+
+    @property
+    def latest(self) -> Look | None:
+        """The last look; None before the first."""
+        return self._looks[-1] if self._looks else None
+
+    def lag(self, name: str, partitions: Iterable[int]) -> Lag:
+        """Say how these partitions stand at the latest look."""
+        numbers = list(partitions)
+        look = self._looks[-1]
+        before = self._before(look.at_s)
+        seconds = look.at_s - before.at_s
+        # What was not seen then says nothing about a rate.
+        known = [each for each in numbers if each in before.ends and each in look.ends]
+        accepted = sum(look.ends[each] - before.ends[each] for each in known)
+        done = sum(
+            look.positions[each] - before.positions[each]
+            for each in known
+            if each in before.positions and each in look.positions
+        )
+        lags = [look.lag(each) for each in numbers]
+        oldest = [
+            look.oldest_ms[each]
+            for each, lag in zip(numbers, lags, strict=True)
+            if lag and each in look.oldest_ms
+        ]
+        return Lag(
+            name,
+            message_lag=sum(lags),
+            time_lag_s=max(0.0, look.at_s - min(oldest) / 1000) if oldest else 0.0,
+            accepted=sum(look.ends.get(each, 0) for each in numbers),
+            done=sum(look.positions.get(each, 0) for each in numbers),
+            accepted_per_s=accepted / seconds if seconds else 0.0,
+            done_per_s=done / seconds if seconds else 0.0,
+            partition_max=max(lags, default=0),
+        )
+
+    def by_shard(self, shards: Sequence[Shard]) -> list[Lag]:
+        """Say how each shard stands, and all of them together at the end."""
+        found = [self.lag(shard.name, shard.partitions) for shard in shards]
+        return [*found, self.lag(TOTAL, (each for shard in shards for each in shard.partitions))]
+
+    def _before(self, now_s: float) -> Look:
+        """Return the look that rates are counted from."""
+        looks = self._looks
+        return looks[
+            min(
+                bisect_left(looks, now_s - RATE_WINDOW_S, key=lambda look: look.at_s),
+                len(looks) - 1,
+            )
+        ]

@@ -1,0 +1,128 @@
+"""Looks at Kafka for lag: end offsets, what a group has committed, and how old the rest is.
+
+It belongs to no group and commits nothing, so it is right while consumers are down, too.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from shared.errors import Misconfigured, Transient
+from shared.kafka_clients import FORBIDDEN, client_options, close_client
+from shared.lag import Look
+from shared.settings import KafkaSettings
+from shared.topology import PARTITIONS
+
+_FETCH_BYTES: Final = 2**16
+_AGES_TIMEOUT_S: Final = 5.0
+
+
+class LagReader:
+    """Looks at one topic as one group has read it."""
+
+    def __init__(
+        self, client: AIOKafkaConsumer, admin: AIOKafkaAdminClient, topic: str, group: str
+    ) -> None:
+        self._client = client
+        self._admin = admin
+        self._group = group
+        self._all = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        self._ages: dict[int, tuple[int, int]] = {}
+
+    async def look(self, *, ages: bool = True) -> Look:
+        """Look once; `ages` says whether to read how old the first record is that waits.
+
+        Raises:
+            Misconfigured: Kafka forbids it.
+            Transient: Kafka cannot be asked.
+        """
+        try:
+            # Positions first: a record that comes in between is waiting, not gone.
+            positions = await self._positions()
+            ends = {
+                tp.partition: offset
+                for tp, offset in (await self._client.end_offsets(self._all)).items()
+            }
+            oldest = await self._oldest(positions, ends) if ages else {}
+        except FORBIDDEN as error:
+            raise Misconfigured(
+                f"Kafka forbids looking at lag ({type(error).__name__}); grant Describe on group "
+                f"{self._group} and Read on topic {self._all[0].topic}."
+            ) from error
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise Transient(f"Kafka could not be asked ({type(error).__name__}).") from error
+        return Look(time.time(), ends, positions, oldest)
+
+    async def _positions(self) -> dict[int, int]:
+        """Return where the group is; where it has committed nothing, it begins at the beginning."""
+        committed = await self._admin.list_consumer_group_offsets(self._group, partitions=self._all)
+        positions = {tp.partition: at.offset for tp, at in committed.items() if at.offset >= 0}
+        rest = [tp for tp in self._all if tp.partition not in positions]
+        if rest:
+            for tp, offset in (await self._client.beginning_offsets(rest)).items():
+                positions[tp.partition] = offset
+        return positions
+
+    async def _oldest(
+        self, positions: Mapping[int, int], ends: Mapping[int, int]
+    ) -> dict[int, int]:
+        behind = {each: at for each, at in positions.items() if at < ends.get(each, 0)}
+        self._ages = {n: age for n, age in self._ages.items() if behind.get(n) == age[0]}
+        await self._read_first({n: at for n, at in behind.items() if n not in self._ages})
+        return {number: moment_ms for number, (_, moment_ms) in self._ages.items()}
+
+    async def _read_first(self, offsets: Mapping[int, int]) -> None:
+        """Read the first record that waits of each partition; what is not read in time is left."""
+        if not offsets:
+            return
+        wanted = {self._all[number]: offset for number, offset in offsets.items()}
+        self._client.assign(list(wanted))
+        for tp, offset in wanted.items():
+            self._client.seek(tp, offset)
+        try:
+            async with asyncio.timeout(_AGES_TIMEOUT_S):
+                while wanted:
+                    found = await self._client.getmany(*wanted, timeout_ms=200)
+                    for tp, records in found.items():
+                        self._ages[tp.partition] = (wanted.pop(tp), records[0].timestamp)
+                        self._client.pause(tp)
+        except TimeoutError:
+            pass
+        finally:
+            self._client.unsubscribe()
+
+
+@asynccontextmanager
+async def open_lag_reader(kafka: KafkaSettings, group: str) -> AsyncIterator[LagReader]:
+    """Open what looks at the topic of updates as `group` has read it.
+
+    Raises:
+        Misconfigured: a setting is refused.
+        Transient: Kafka cannot be reached.
+    """
+    client = AIOKafkaConsumer(
+        **client_options(kafka, "tidemark-lag"),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=_FETCH_BYTES,
+    )
+    admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-lag"))
+    try:
+        try:
+            await client.start()
+            await admin.start()
+            # aiokafka's stop() fails where tasks that start() made have not had a turn yet.
+            await asyncio.sleep(0)
+        except KafkaError as error:
+            raise Transient(f"Kafka cannot be reached ({type(error).__name__}).") from error
+        yield LagReader(client, admin, kafka.topic, group)
+    finally:
+        timeout_s = kafka.request_timeout_ms / 1000
+        await close_client(client.stop(), timeout_s=timeout_s)
+        await close_client(admin.close(), timeout_s=timeout_s)
