@@ -3,8 +3,9 @@
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import asyncpg
 import msgspec
@@ -28,7 +29,8 @@ _READ_POSITIONS: Final = files("consumer.sql").joinpath("read_positions.sql").re
 _dumps = msgspec.json.Encoder().encode
 
 
-class Applied(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Applied:
     """Where the rows stand after a statement.
 
     `positions` has the offset of each change's row, in the order of the changes: at least its
@@ -38,7 +40,7 @@ class Applied(NamedTuple):
 
     positions: Sequence[int | None]
     rows_written: int
-    pool_wait_s: float = 0.0
+    pool_wait_s: float = field(default=0.0, compare=False)
     """How long it waited for a connection."""
 
 

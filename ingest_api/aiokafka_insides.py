@@ -3,7 +3,7 @@
 Written against 0.14; `tests/contract/test_publisher.py` holds every use here to its word.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -26,7 +26,7 @@ class Queue(Protocol):
         value: bytes,
         timeout: float,
         timestamp_ms: int,
-        headers: Sequence[tuple[str, bytes]],
+        headers: list[tuple[str, bytes]],
     ) -> Awaitable[Any]: ...
 
     def add_batch(  # noqa: D102

@@ -163,7 +163,7 @@ class Producer:
         headers: Sequence[Header],
     ) -> Awaitable[asyncio.Future[Any]]:
         return self._queue.add_message(
-            tp, key, value, self._enqueue_timeout_s, timestamp_ms, headers
+            tp, key, value, self._enqueue_timeout_s, timestamp_ms, [*headers]
         )
 
     def _packed(
@@ -173,7 +173,9 @@ class Producer:
         batch = self._client.create_batch()
         count = 0
         for value in values:
-            appended = batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
+            appended = batch.append(
+                key=key, value=value, timestamp=timestamp_ms, headers=[*headers]
+            )
             if appended is None:
                 break
             count += 1
