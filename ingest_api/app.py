@@ -11,6 +11,7 @@ from ingest_api.advice import advice_routes
 from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.health import Readiness, health_routes
+from ingest_api.limits import Limits
 from ingest_api.openapi import DESCRIPTION, document
 from ingest_api.problems import (
     INTERNAL,
@@ -33,6 +34,7 @@ def create_app(
     readiness: Readiness,
     *,
     access: Access,
+    limits: Limits,
     receipts: ReceiptDesk,
     body: BodySettings,
 ) -> FastAPI:
@@ -52,7 +54,15 @@ def create_app(
         },
     )
     # Not by include_router, which makes each request a sixth slower.
-    app.router.routes.extend(update_routes(publisher, access, receipts, BodyReader(body)).routes)
+    app.router.routes.extend(
+        update_routes(
+            publisher,
+            access=access,
+            limits=limits,
+            receipts=receipts,
+            bodies=BodyReader(body),
+        ).routes
+    )
     app.router.routes.extend(receipt_routes(access, receipts).routes)
     app.include_router(health_routes(readiness))
     app.include_router(advice_routes())

@@ -1,5 +1,7 @@
-"""Read a request's JSON body: its header fields checked, its size counted while it arrives."""
+"""Read a request's JSON body: declared rightly, unpacked, and bounded before it is parsed."""
 
+import re
+import zlib
 from typing import Final
 
 from starlette.requests import Request
@@ -8,14 +10,21 @@ from ingest_api.problems import (
     BODY_TOO_LARGE,
     BUSY,
     INCOMPLETE,
+    NOT_GZIP,
+    TOO_COMPLEX,
     UNSUPPORTED_MEDIA_TYPE,
     ProblemError,
 )
 from ingest_api.settings import BodySettings
 
-_PLAIN_JSON: Final = frozenset(
+_JSON: Final = frozenset(
     {b"application/json", b"application/json;charset=utf-8", b'application/json;charset="utf-8"'}
 )
+_LINES: Final = frozenset({b"application/x-ndjson", b"application/x-ndjson;charset=utf-8"})
+_GZIP: Final = frozenset({b"gzip", b"x-gzip"})
+_GZIP_HEADER_AND_TRAILER: Final = 16 + zlib.MAX_WBITS
+
+_without_strings = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 class BodyReader:
@@ -29,33 +38,53 @@ class BodyReader:
         self._held_bytes = 0
 
     async def read(self, request: Request) -> bytes:
-        """Return the whole body.
+        """Return the whole body of a request about one subscription, as JSON.
 
         Raises:
-            ProblemError: it is not declared as JSON, too large, or ends early.
+            ProblemError: it is not declared as JSON, too large, too complex, or ends early.
         """
-        self._check_head(request)
-        return await self._receive(request)
+        encoding, _ = self._check_head(request, lines=False)
+        body = self._unpacked(await self._receive(request), encoding)
+        _check_members(body, self._settings.members_max)
+        return body
 
-    def _check_head(self, request: Request) -> None:
-        content_type = b""
+    async def read_batch(self, request: Request) -> bytes:
+        """Return the whole body of a batch, as JSON; of one in lines, what they mean.
+
+        Raises:
+            ProblemError: as `read`.
+        """
+        encoding, is_lines = self._check_head(request, lines=True)
+        body = self._unpacked(await self._receive(request), encoding)
+        if is_lines:
+            # A line for a line, so that whoever complains of one names the right one.
+            lines = b"\n,".join(body.strip().split(b"\n"))
+            body = b'{"updates":[' + lines + b"]}"
+        _check_members(body, self._settings.batch_members_max)
+        return body
+
+    def _check_head(self, request: Request, *, lines: bool) -> tuple[bytes, bool]:
+        """Return the content's encoding, and whether it is lines of JSON."""
+        content_type, encoding = b"", b""
         for name, value in request.scope["headers"]:
             if name == b"content-type":
                 content_type = value
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise ProblemError(
-                    UNSUPPORTED_MEDIA_TYPE,
-                    "A Content-Encoding is not supported.",
-                    headers={"accept-encoding": "identity"},
-                )
+            elif name == b"content-encoding":
+                encoding = value.lower()
+                if encoding not in _GZIP and encoding != b"identity":
+                    raise ProblemError(
+                        UNSUPPORTED_MEDIA_TYPE,
+                        "The Content-Encoding must be gzip, or none.",
+                        headers={"accept-encoding": "gzip, identity"},
+                    )
             elif name == b"content-length" and int(value) > self._settings.bytes_max:
                 raise self._too_large()  # before it is even sent
-        if content_type.lower().replace(b" ", b"") not in _PLAIN_JSON:
-            raise ProblemError(
-                UNSUPPORTED_MEDIA_TYPE,
-                "The Content-Type must be application/json.",
-                headers={"accept": "application/json", "accept-patch": "application/json"},
-            )
+        content_type = content_type.lower().replace(b" ", b"")
+        if content_type in _JSON:
+            return encoding, False
+        if lines and content_type in _LINES:
+            return encoding, True
+        raise _unsupported(lines=lines)
 
     async def _receive(self, request: Request) -> bytes:
         chunks: list[bytes] = []
@@ -78,5 +107,43 @@ class BodyReader:
         finally:
             self._held_bytes -= size
 
+    def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
+        """Unpack gzip, never to more than a body may have."""
+        if encoding not in _GZIP:
+            return body
+        unpacker = zlib.decompressobj(_GZIP_HEADER_AND_TRAILER)
+        try:
+            unpacked = unpacker.decompress(body, self._settings.bytes_max + 1)
+        except zlib.error:
+            raise ProblemError(NOT_GZIP, "The body cannot be unpacked.") from None
+        if len(unpacked) > self._settings.bytes_max:
+            raise self._too_large()
+        if not unpacker.eof or unpacker.unused_data:
+            raise ProblemError(NOT_GZIP, "The body is not one whole gzip stream.")
+        return unpacked
+
     def _too_large(self) -> ProblemError:
-        return ProblemError(BODY_TOO_LARGE, f"A body may have {self._settings.bytes_max:,} bytes.")
+        return ProblemError(
+            BODY_TOO_LARGE, f"A body may have {self._settings.bytes_max:,} bytes, unpacked too."
+        )
+
+
+def _check_members(body: bytes, members_max: int) -> None:
+    """Refuse what takes long to parse and to complain of: each member beside another has a comma.
+
+    Raises:
+        ProblemError: there are too many.
+    """
+    if body.count(b",") < members_max:
+        return
+    if _without_strings.sub(b"", body).count(b",") >= members_max:
+        raise ProblemError(TOO_COMPLEX, f"A body may have {members_max:,} names and values.")
+
+
+def _unsupported(*, lines: bool) -> ProblemError:
+    accepted = "application/json" + (", application/x-ndjson" if lines else "")
+    return ProblemError(
+        UNSUPPORTED_MEDIA_TYPE,
+        f"The Content-Type must be {accepted.replace(', ', ' or ')}.",
+        headers={"accept": accepted} | ({} if lines else {"accept-patch": accepted}),
+    )

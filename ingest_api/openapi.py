@@ -1,5 +1,6 @@
 """What OpenAPI says of bodies and problems, which FastAPI cannot read from our endpoints."""
 
+import json
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -7,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from ingest_api.problems import MEDIA_TYPE, RETRY_AFTER_S, Kind, Problem
-from ingest_api.schemas import Batch, BatchProblem, Patch
+from ingest_api.schemas import BATCH_EXAMPLE, Batch, BatchProblem, Patch
 
 _CHALLENGE: Final = {
     "WWW-Authenticate": {
@@ -18,6 +19,20 @@ _CHALLENGE: Final = {
 _HEADERS: Final[dict[int, dict[str, Any]]] = {
     401: _CHALLENGE,
     403: _CHALLENGE,
+    429: {
+        "Retry-After": {
+            "description": "Seconds to wait.",
+            "schema": {"type": "integer", "example": 1},
+        },
+        "RateLimit-Policy": {
+            "description": "What is limited: the quota `q` in a window of `w` seconds.",
+            "schema": {"type": "string", "example": '"app";q=5000;w=5'},
+        },
+        "RateLimit": {
+            "description": "What is left, and in how many seconds more is.",
+            "schema": {"type": "string", "example": '"app";r=0;t=1'},
+        },
+    },
     503: {
         "Retry-After": {
             "description": "Seconds to wait.",
@@ -48,15 +63,22 @@ Every error is a problem document (RFC 9457, `application/problem+json`). Its `t
 `503` carries `Retry-After`: updates without a receipt were not accepted. `504` means that the
 outcome is unknown: tags and properties can be sent again safely, increments might count twice.
 
-Bodies are JSON in UTF-8 of up to 1 MiB. Types are strict: `"1"` is a string and never a number.
+Bodies are JSON in UTF-8 of up to 1 MiB, as they are or with `Content-Encoding: gzip`. Types are
+strict: `"1"` is a string and never a number.
 A request that is not HTTP is answered `400`, one with too large a head `431`, one that takes too
 long to arrive `408`; the connection is closed then.
 """.strip()
 
 
-def json_body(schema: str) -> dict[str, Any]:
-    """Document a required JSON body of the component `schema`."""
-    content = {"application/json": {"schema": _reference(schema)}}
+def json_body(schema: str, lines: str | None = None) -> dict[str, Any]:
+    """Document a required JSON body of the component `schema`, or of `lines`, one a line."""
+    content: dict[str, Any] = {"application/json": {"schema": _reference(schema)}}
+    if lines is not None:
+        example = "".join(f"{json.dumps(each)}\n" for each in BATCH_EXAMPLE["updates"])
+        content["application/x-ndjson"] = {
+            "schema": {"type": "string", "description": f"A `{lines}` a line."},
+            "example": example,
+        }
     return {"requestBody": {"required": True, "content": content}}
 
 

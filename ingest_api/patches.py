@@ -31,10 +31,11 @@ _validate_batch = TypeAdapter(Batch).validate_json
 class ReadBatch:
     """A batch as it can be published: the values of its good updates, and what became of the rest.
 
-    `places` tells for each value which update of the body it is.
+    `subscription_ids` and `places` tell for each value whose it is, and which update of the body.
     """
 
     values: list[bytes]
+    subscription_ids: list[str]
     places: list[int]
     rejected: dict[int, list[FieldError]]
 
@@ -94,10 +95,11 @@ def read_batch(app_id: str, body: bytes, *, partial: bool) -> ReadBatch:
                 rejected[place] = [{"pointer": f"#/updates/{place}", "detail": fault}]
         values = [value for value, fault in zip(values, faults, strict=True) if not fault]
         places = [place for place, fault in zip(places, faults, strict=True) if not fault]
+        updates = [each for each, fault in zip(updates, faults, strict=True) if not fault]
 
     if rejected and not (partial and values):
         raise _invalid([error for place in sorted(rejected) for error in rejected[place]])
-    return ReadBatch(values, places, rejected)
+    return ReadBatch(values, [each["subscription_id"] for each in updates], places, rejected)
 
 
 def _update(app_id: str, subscription_id: str, patch: Patch) -> Update:

@@ -88,11 +88,30 @@ BODY_TOO_LARGE = Kind(
     "The body is too large.",
     "Send smaller batches. Nothing was accepted.",
 )
+NOT_GZIP = Kind(
+    "not-gzip",
+    HTTPStatus.BAD_REQUEST,
+    "The body is not what its Content-Encoding says.",
+    "Send one whole gzip stream, or leave Content-Encoding out. Nothing was accepted.",
+)
+TOO_COMPLEX = Kind(
+    "too-complex",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "The body has too many parts.",
+    "Send smaller batches, or fewer names and values at once. Nothing was accepted.",
+)
+TOO_MANY = Kind(
+    "too-many-updates",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Updates come too fast.",
+    "Send it again after Retry-After, and slower from then on. Nothing was accepted.",
+)
 UNSUPPORTED_MEDIA_TYPE = Kind(
     "unsupported-media-type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "The body is not declared as plain JSON.",
-    "Send Content-Type: application/json, in UTF-8, without Content-Encoding.",
+    "The body is not declared as JSON.",
+    "Send Content-Type: application/json, in UTF-8, as it is or with Content-Encoding: gzip. "
+    "Batches may also be application/x-ndjson.",
 )
 INVALID = Kind(
     "invalid",
@@ -131,6 +150,7 @@ KINDS: Final = {
     for kind in (
         NOT_JSON,
         INCOMPLETE,
+        NOT_GZIP,
         UNAUTHORIZED,
         FORBIDDEN,
         NOT_FOUND,
@@ -138,6 +158,8 @@ KINDS: Final = {
         EXPIRED,
         METHOD_NOT_ALLOWED,
         BODY_TOO_LARGE,
+        TOO_COMPLEX,
+        TOO_MANY,
         UNSUPPORTED_MEDIA_TYPE,
         INVALID,
         INTERNAL,

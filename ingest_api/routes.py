@@ -10,6 +10,7 @@ from starlette.responses import Response
 from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.direct_routes import DirectRoute
+from ingest_api.limits import Limits
 from ingest_api.openapi import SECURITY, json_body, problems
 from ingest_api.patches import ReadBatch, canonical_id, read_batch, read_patch
 from ingest_api.problems import (
@@ -19,8 +20,11 @@ from ingest_api.problems import (
     INCOMPLETE,
     INTERNAL,
     INVALID,
+    NOT_GZIP,
     NOT_JSON,
     OUTCOME_UNKNOWN,
+    TOO_COMPLEX,
+    TOO_MANY,
     UNAUTHORIZED,
     UNREACHABLE,
     UNSUPPORTED_MEDIA_TYPE,
@@ -36,9 +40,12 @@ from shared.errors import Transient
 _FAILURES: Final = (
     NOT_JSON,
     INCOMPLETE,
+    NOT_GZIP,
     UNAUTHORIZED,
     FORBIDDEN,
     BODY_TOO_LARGE,
+    TOO_COMPLEX,
+    TOO_MANY,
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,
     INTERNAL,
@@ -95,7 +102,12 @@ class Publisher(Protocol):
 
 
 def update_routes(
-    publisher: Publisher, access: Access, receipts: ReceiptDesk, bodies: BodyReader
+    publisher: Publisher,
+    *,
+    access: Access,
+    limits: Limits,
+    receipts: ReceiptDesk,
+    bodies: BodyReader,
 ) -> APIRouter:
     """Return the routes that take updates."""
     router = APIRouter(route_class=DirectRoute, tags=["Updates"])
@@ -123,6 +135,7 @@ def update_routes(
         """
         app_id = access.to_app(request, "update", app_id)
         subscription_id = canonical_id("subscription_id", subscription_id)
+        limits.take(app_id, subscription_id)
         value = read_patch(app_id, subscription_id, await bodies.read(request))
         [receipt] = await publisher.publish(app_id, [value])
         wait_s = preferred_wait_s(request)
@@ -137,7 +150,7 @@ def update_routes(
         response_model_exclude_none=True,
         response_description="The updates with a receipt are stored, and will be applied.",
         responses=problems(*_FAILURES, schema="BatchProblem"),
-        openapi_extra=json_body("Batch") | SECURITY,
+        openapi_extra=json_body("Batch", lines="BatchItem") | SECURITY,
     )
     async def update_subscriptions(
         request: Request, app_id: AppId, partial: Partial = False
@@ -146,10 +159,15 @@ def update_routes(
 
         One bad update fails the whole request, unless `partial=true`: then the good ones are
         accepted, and `results` tells of each update, in the order they were sent.
+
+        A body of type `application/x-ndjson` has one update a line, without `updates` around them;
+        errors count the lines as if it had.
         """
         app_id = access.to_app(request, "update", app_id)
         partial = _flag(request, "partial", default=partial)
-        batch = read_batch(app_id, await bodies.read(request), partial=partial)
+        limits.check_app(app_id)
+        batch = read_batch(app_id, await bodies.read_batch(request), partial=partial)
+        limits.take_batch(app_id, batch.subscription_ids, batch.places)
         try:
             receipts = await publisher.publish(app_id, batch.values)
         except PartlyPublished as error:

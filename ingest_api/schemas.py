@@ -206,7 +206,7 @@ _PATCH_EXAMPLE: Final[dict[str, Any]] = {
     "properties": {"language": "en", "last_active": "2026-11-20T09:30:00Z"},
     "increment": {"session_count": 1, "tags.purchases": 2},
 }
-_BATCH_EXAMPLE: Final[dict[str, Any]] = {
+BATCH_EXAMPLE: Final[dict[str, Any]] = {
     "updates": [
         {
             "subscription_id": "1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680",
@@ -254,7 +254,7 @@ class BatchItem(Patch):
     subscription_id: SubscriptionId
 
 
-@with_config(ConfigDict(**_STRICT, json_schema_extra={"examples": [_BATCH_EXAMPLE]}))
+@with_config(ConfigDict(**_STRICT, json_schema_extra={"examples": [BATCH_EXAMPLE]}))
 class Batch(TypedDict):
     """Changes to subscriptions of one app, applied in the order given."""
 

@@ -8,6 +8,7 @@ import structlog
 from ingest_api.app import create_app
 from ingest_api.auth import keep_current, open_access
 from ingest_api.health import Readiness
+from ingest_api.limits import Limits
 from ingest_api.observed import ObservedApp, ObservedPublisher, reads
 from ingest_api.publisher import open_publisher
 from ingest_api.receipt_desk import ReceiptDesk
@@ -39,7 +40,14 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
         ]
         readiness = Readiness(publisher)
         observed = ObservedPublisher(publisher, tracer, settings.kafka.topic)
-        app = create_app(observed, readiness, access=access, receipts=receipts, body=settings.body)
+        app = create_app(
+            observed,
+            readiness,
+            access=access,
+            limits=Limits(settings.limits),
+            receipts=receipts,
+            body=settings.body,
+        )
         served = ObservedApp(app, tracer, settings.telemetry.trace_ratio)
         sources = reads(served, observed, publisher.in_flight, settings.produce, readiness)
         async with (

@@ -1,7 +1,7 @@
 """Everything an operator can set of the ingest API."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,12 +23,39 @@ class BodySettings(FrozenModel):
         description="Bytes of all bodies that have arrived in part; one more is answered 503.",
     )
 
+    members_max: int = Field(
+        1_000,
+        ge=100,
+        le=1_000_000,
+        description="Names and values in the body of one update; more are answered 413.",
+    )
+    batch_members_max: int = Field(
+        20_000, ge=1_000, le=10_000_000, description="The same of a batch."
+    )
+
     @model_validator(mode="after")
     def _one_body_fits(self) -> Self:
         if self.bytes_max > self.held_bytes_max:
             message = "bytes_max must be at most held_bytes_max"
             raise ValueError(message)
         return self
+
+
+class LimitSettings(FrozenModel):
+    """How fast updates may come, in one process: divide by the number of processes."""
+
+    app_updates_per_s: float = Field(
+        1_000, ge=0, le=1e6, description="Updates of one app a second; 0 sets no limit."
+    )
+    subscription_updates_per_s: float = Field(
+        1, ge=0, le=1e6, description="Updates of one subscription a second; 0 sets no limit."
+    )
+    burst_s: float = Field(
+        5, gt=0, le=3_600, description="Seconds' worth of updates that may come at once."
+    )
+
+
+NO_LIMITS: Final = LimitSettings(app_updates_per_s=0, subscription_updates_per_s=0)
 
 
 class AuthSettings(FrozenModel):
@@ -163,6 +190,7 @@ class IngestSettings(ServiceSettings):
     listen: ListenSettings = ListenSettings()
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
     body: BodySettings = BodySettings()
     produce: ProduceSettings = ProduceSettings()
     receipts: ReceiptSettings = ReceiptSettings()

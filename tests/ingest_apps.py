@@ -7,16 +7,18 @@ from fastapi import FastAPI
 from ingest_api.app import create_app
 from ingest_api.auth import Access
 from ingest_api.health import Readiness
+from ingest_api.limits import Limits
 from ingest_api.receipt_desk import ReceiptDesk
-from ingest_api.settings import BodySettings, ReceiptSettings
+from ingest_api.settings import NO_LIMITS, BodySettings, ReceiptSettings
 from shared.settings import KafkaSettings
 
 
 def app_of(publisher: Any, **parts: Any) -> FastAPI:
-    """Build the app around `publisher`; everybody may do everything, and no receipt is known."""
+    """Build the app around `publisher`; by default nobody is refused, and no receipt is known."""
     defaults: dict[str, Any] = {
         "readiness": Readiness(publisher),
         "access": Access(None),
+        "limits": Limits(NO_LIMITS),
         "receipts": ReceiptDesk(KafkaSettings(), ReceiptSettings()),
         "body": BodySettings(),
     }

@@ -17,9 +17,10 @@ import uvloop
 from ingest_api.app import create_app
 from ingest_api.auth import Access
 from ingest_api.health import Readiness
+from ingest_api.limits import Limits
 from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.routes import Publisher
-from ingest_api.settings import BodySettings, ReceiptSettings
+from ingest_api.settings import NO_LIMITS, BodySettings, ReceiptSettings
 from shared.serving import serving
 from shared.settings import KafkaSettings, ListenSettings, read_shard_map
 from shared.topology import partition_of
@@ -88,6 +89,7 @@ async def _serve(kind: str, shard_map: Path, port: int) -> None:
             publisher,
             Readiness(_Reached()),
             access=Access(None),
+            limits=Limits(NO_LIMITS),
             receipts=ReceiptDesk(KafkaSettings(), ReceiptSettings()),
             body=BodySettings(),
         )

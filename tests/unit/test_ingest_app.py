@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -8,13 +9,15 @@ import pytest
 from fastapi import FastAPI
 
 from ingest_api.health import Readiness
+from ingest_api.limits import Limits
 from ingest_api.problems import KINDS
-from ingest_api.settings import BodySettings
+from ingest_api.settings import BodySettings, LimitSettings
 from shared.errors import Transient
 from shared.topology import partition_of
 from shared.updates import decode
 from tests.fake_publisher import FakePublisher
 from tests.ingest_apps import app_of
+from tests.records import subscription
 
 APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
 SUBSCRIPTION = "1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680"
@@ -22,6 +25,18 @@ ONE = f"/v1/apps/{APP}/subscriptions/{SUBSCRIPTION}"
 BATCH = f"/v1/apps/{APP}/subscriptions/batch"
 JSON = {"content-type": "application/json"}
 PARTITION = partition_of(APP)
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def other(number: int) -> dict[str, Any]:
+    return {"subscription_id": subscription(number), "tags": {"a": 1}}
+
 
 GOOD = {"subscription_id": SUBSCRIPTION, "tags": {"a": 1}}
 BAD = {"subscription_id": SUBSCRIPTION, "tags": {"a": []}}
@@ -231,7 +246,8 @@ async def test_a_bug_of_ours_tells_nothing(
         {"content-type": "text/plain"},
         {"content-type": "application/json; charset=latin-1"},
         {"content-type": "application/jsonp"},
-        JSON | {"content-encoding": "gzip"},
+        {"content-type": "application/x-ndjson"},
+        JSON | {"content-encoding": "br"},
     ],
 )
 async def test_what_is_not_declared_as_plain_json_is_415(
@@ -254,6 +270,76 @@ async def test_json_may_be_declared_in_several_ways(
     )
 
     assert response.status_code == 202
+
+
+async def test_a_body_may_be_packed(client: httpx.AsyncClient, publisher: FakePublisher) -> None:
+    body = gzip.compress(b'{"tags": {"a": 1}}')
+
+    response = await client.patch(ONE, content=body, headers=JSON | {"content-encoding": "gzip"})
+
+    assert response.status_code == 202
+    assert decode(publisher.values[0], PARTITION).tags == {"a": 1}
+
+
+async def test_a_batch_may_come_in_lines(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    lines = b"\n".join(json.dumps(each).encode() for each in (GOOD, BAD, GOOD)) + b"\r\n"
+
+    response = await client.post(
+        BATCH,
+        params={"partial": "true"},
+        content=lines,
+        headers={"content-type": "application/x-ndjson"},
+    )
+
+    assert response.status_code == 202
+    assert [list(each) for each in response.json()["results"]] == [
+        ["receipt"],
+        ["errors"],
+        ["receipt"],
+    ]
+    assert response.json()["results"][1]["errors"][0]["pointer"] == "#/updates/1/tags/a"
+
+
+async def test_a_wrong_line_is_named(client: httpx.AsyncClient) -> None:
+    lines = json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD).encode()[:-3]
+
+    response = await client.post(
+        BATCH, content=lines, headers={"content-type": "application/x-ndjson"}
+    )
+
+    assert "line 2" in problem_of(response, 400, "not-json")["detail"]
+
+
+async def test_too_fast_is_429_and_says_when_to_come_back(publisher: FakePublisher) -> None:
+    clock = Clock()
+    limits = Limits(
+        LimitSettings(app_updates_per_s=3, subscription_updates_per_s=1, burst_s=1), clock
+    )
+    transport = httpx.ASGITransport(app_of(publisher, limits=limits))
+    async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
+        first = await client.patch(ONE, json={"tags": {"a": 1}})
+        second = await client.patch(ONE, json={"tags": {"a": 2}})
+        in_a_batch = await client.post(BATCH, json={"updates": [other(1), GOOD]})
+        others = await client.post(BATCH, json={"updates": [other(n) for n in range(6)]})
+        app = await client.patch(ONE.replace(SUBSCRIPTION, subscription(9)), json={})
+        clock.now += 2.4
+        later = await client.patch(ONE, json={"tags": {"a": 2}})
+
+    assert (first.status_code, others.status_code, later.status_code) == (202, 202, 202)
+    problem_of(second, 429, "too-many-updates")
+    assert (second.headers["retry-after"], second.headers["ratelimit"]) == (
+        "1",
+        '"subscription";r=0;t=1',
+    )
+    assert second.headers["ratelimit-policy"] == '"subscription";q=1;w=1'
+    assert [
+        each["pointer"] for each in problem_of(in_a_batch, 429, "too-many-updates")["errors"]
+    ] == ["#/updates/1"]
+    problem_of(app, 429, "too-many-updates")
+    assert app.headers["ratelimit"] == '"app";r=0;t=2'
+    assert len(publisher.values) == 8
 
 
 async def test_a_body_over_the_limit_is_413_before_it_is_read(client: httpx.AsyncClient) -> None:
@@ -399,6 +485,7 @@ async def test_openapi_is_complete(client: httpx.AsyncClient) -> None:
             "413",
             "415",
             "422",
+            "429",
             "500",
             "503",
             "504",
