@@ -12,6 +12,7 @@ from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.health import Readiness, health_routes
 from ingest_api.limits import Limits
+from ingest_api.onesignal_routes import onesignal_routes
 from ingest_api.openapi import DESCRIPTION, document
 from ingest_api.problems import (
     INTERNAL,
@@ -21,9 +22,11 @@ from ingest_api.problems import (
     FieldError,
     ProblemError,
 )
+from ingest_api.publishing import Publisher, transient_problem
 from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.receipt_routes import receipt_routes
-from ingest_api.routes import Publisher, transient_problem, update_routes
+from ingest_api.reference import reference_routes
+from ingest_api.routes import update_routes
 from ingest_api.schemas import time_zones
 from ingest_api.settings import BodySettings
 from shared.errors import Transient
@@ -43,6 +46,7 @@ def create_app(
         title="Tidemark",
         version="1.0.0",
         description=DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={
@@ -53,6 +57,7 @@ def create_app(
             Exception: _internal,
         },
     )
+    bodies = BodyReader(body)
     # Not by include_router, which makes each request a sixth slower.
     app.router.routes.extend(
         update_routes(
@@ -60,13 +65,17 @@ def create_app(
             access=access,
             limits=limits,
             receipts=receipts,
-            bodies=BodyReader(body),
+            bodies=bodies,
         ).routes
+    )
+    app.router.routes.extend(
+        onesignal_routes(publisher, access=access, limits=limits, bodies=bodies).routes
     )
     app.router.routes.extend(receipt_routes(access, receipts).routes)
     app.include_router(health_routes(readiness))
     app.include_router(advice_routes())
     document(app)
+    app.include_router(reference_routes(app.openapi))
     time_zones()  # takes a while to read, which no request should wait for
     return app
 

@@ -82,6 +82,13 @@ def json_body(schema: str, lines: str | None = None) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def inline_body(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
+    """Document a required JSON object of which more than `properties` may be sent."""
+    schema = {"type": "object", "required": required, "properties": properties}
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def problems(*kinds: Kind, schema: str = "Problem") -> dict[int | str, dict[str, Any]]:
     """Document the problems that a route may answer, by their status."""
     responses: dict[int | str, dict[str, Any]] = {}

@@ -190,15 +190,19 @@ class ProblemError(Exception):
         }
         if self.errors:
             content["errors"] = self.errors
-        headers = dict(self.headers)
-        if self.kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers["retry-after"] = str(RETRY_AFTER_S)
         return Response(
             orjson.dumps({**content, **self.members}),
             self.kind.status,
-            headers,
+            self.all_headers(),
             media_type=MEDIA_TYPE,
         )
+
+    def all_headers(self) -> dict[str, str]:
+        """Return the header fields that go with it."""
+        headers = dict(self.headers)
+        if self.kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["retry-after"] = str(RETRY_AFTER_S)
+        return headers
 
 
 class ErrorDocument(BaseModel):

@@ -1,10 +1,9 @@
 """The two ways to send updates. HTTP only: translate, publish, answer 202."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from ingest_api.auth import Access
@@ -12,6 +11,7 @@ from ingest_api.bodies import BodyReader
 from ingest_api.direct_routes import DirectRoute
 from ingest_api.limits import Limits
 from ingest_api.openapi import SECURITY, json_body, problems
+from ingest_api.parameters import AppId, SubscriptionId
 from ingest_api.patches import ReadBatch, canonical_id, read_batch, read_patch
 from ingest_api.problems import (
     BODY_TOO_LARGE,
@@ -31,6 +31,7 @@ from ingest_api.problems import (
     ProblemError,
 )
 from ingest_api.publisher import PartlyPublished
+from ingest_api.publishing import Publisher, transient_problem
 from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.receipt_routes import ReceiptStanding, preferred_wait_s, told
 from ingest_api.receipts import PENDING, Receipt
@@ -56,22 +57,6 @@ _FAILURES: Final = (
 _TRUE: Final = frozenset({"true", "1"})
 _FALSE: Final = frozenset({"false", "0"})
 
-AppId = Annotated[
-    str,
-    Path(
-        description="The app, a UUID. Anything else is answered 422.",
-        examples=["d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"],
-        json_schema_extra={"format": "uuid"},
-    ),
-]
-SubscriptionId = Annotated[
-    str,
-    Path(
-        description="The subscription, a UUID. Anything else is answered 422.",
-        examples=["1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680"],
-        json_schema_extra={"format": "uuid"},
-    ),
-]
 Prefer = Annotated[
     str | None,
     Header(
@@ -86,19 +71,6 @@ Partial = Annotated[
         "update fails the whole request."
     ),
 ]
-
-
-class Publisher(Protocol):
-    """Stores updates."""
-
-    async def publish(self, app_id: str, values: Sequence[bytes]) -> list[str]:
-        """Store updates of one app in their order; return a receipt for each.
-
-        Raises:
-            PartlyPublished: some of several are stored, or may be.
-            Transient: none is stored, or it is unknown whether the only one is.
-        """
-        ...
 
 
 def update_routes(
@@ -177,13 +149,6 @@ def update_routes(
         return _accepted(_results(batch, receipts))
 
     return router
-
-
-def transient_problem(error: Transient, members: dict[str, Any] | None = None) -> ProblemError:
-    """Return what a client is told where Kafka fails."""
-    not_accepted = BUSY if error.saturation else UNREACHABLE
-    kind = OUTCOME_UNKNOWN if error.outcome_unknown else not_accepted
-    return ProblemError(kind, str(error), members=members or {})
 
 
 def _results(batch: ReadBatch, receipts: list[str], unknown: int = 0) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from ingest_api.app import create_app
 from ingest_api.auth import Access
 from ingest_api.health import Readiness
 from ingest_api.limits import Limits
+from ingest_api.publishing import Publisher
 from ingest_api.receipt_desk import ReceiptDesk
-from ingest_api.routes import Publisher
 from ingest_api.settings import NO_LIMITS, BodySettings, ReceiptSettings
 from shared.serving import serving
 from shared.settings import KafkaSettings, ListenSettings, read_shard_map

@@ -12,7 +12,7 @@ from deploy.local.stack import LocalStack
 from ingest_api.aiokafka_insides import fail_unanswered, is_connected
 from ingest_api.producer import open_producer
 from ingest_api.publisher import KafkaPublisher, open_publisher
-from ingest_api.routes import Publisher
+from ingest_api.publishing import Publisher
 from ingest_api.settings import IngestSettings, ProduceSettings
 from shared.errors import Transient
 from shared.serving import HttpSettings

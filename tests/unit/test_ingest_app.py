@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -502,5 +503,15 @@ async def test_the_documented_examples_are_accepted(client: httpx.AsyncClient) -
         assert (await client.post(BATCH, json=example)).status_code == 202
 
 
-async def test_the_docs_are_served(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/docs")).status_code == 200
+async def test_the_docs_name_every_path_and_need_nothing_from_elsewhere(
+    client: httpx.AsyncClient,
+) -> None:
+    schema = (await client.get("/openapi.json")).json()
+
+    page = await client.get("/docs")
+
+    assert page.status_code == 200
+    assert not re.search(r"(src|href)=.?(https?:)?//|@import|url\(", page.text)
+    for path, operations in schema["paths"].items():
+        for method in operations:
+            assert f"{method.upper()} {path}" in page.text
