@@ -4,11 +4,12 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql tidemark demo check test helm-check chart chaos bench \
-	lock clean bootstrap helm-tools check-lint check-format check-types check-imports
+.PHONY: help up down status logs psql tidemark demo check test helm-check chart chaos \
+	bench bench-quick bench-report bench-needs lock clean bootstrap helm-tools \
+	check-lint check-format check-types check-imports
 
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables of make up, here or in .env: CONSUMERS=1, INGEST_PORT=8080, KAFKA_PORT=9092"
 	@echo "(and the next), POSTGRES_PORT=5440 (and the next 3), STATUS_PORT=8090 (one a consumer)."
@@ -54,8 +55,17 @@ chart: bootstrap ## Renew what is generated of the chart, golden renders where H
 chaos: bootstrap ## Cause faults for MINUTES=30 and judge every row; SEED=… again the same
 	@$(VENV) -m tests.chaos
 
-bench: bootstrap ## Measure
-	@$(VENV) -m benchmarks
+bench: bench-needs ## Measure beside others, for hours; ARM=… LOAD=… REPEATS=5 for a part
+	@$(VENV) -m benchmarks run
+
+bench-quick: bench-needs ## The key ratios, in three minutes
+	@$(VENV) -m benchmarks quick
+
+bench-report: bench-needs ## Write benchmarks/RESULTS.md from the last run
+	@$(VENV) -m benchmarks report
+
+bench-needs: bootstrap
+	@$(VENV) -m uv pip install --quiet --require-hashes -r requirements/bench.txt
 
 lock: bootstrap ## Renew requirements/*.txt, and jars.lock where Maven is installed
 	@$(VENV) -m deploy.local.lock_requirements

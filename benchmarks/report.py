@@ -170,8 +170,10 @@ def _end_to_end(session: Session) -> Iterator[str]:
             stalled = found["lag_p99_ms_by_shard"].get(each["stalled"])
             cells.append(f"{stalled:,.0f}" if stalled is not None else "")
             rows.append((each["scenario"], system, phase, *cells))
-    head = ("scenario", "system", "phase", "HTTP p50, ms", "HTTP p99, ms")
-    head += ("lag p50, ms", "lag p99, ms", "failed", "lag p99 of the stalled shard, ms")
+    head = (
+        *("scenario", "system", "phase", "HTTP p50, ms", "HTTP p99, ms"),
+        *("lag p50, ms", "lag p99, ms", "failed", "lag p99 of the stalled shard, ms"),
+    )
     yield from _table(head, rows)
 
 
