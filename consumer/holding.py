@@ -24,8 +24,7 @@ from shared.holds import (
     held_headers,
     held_partition_of,
 )
-from shared.kafka_clients import FORBIDDEN, client_options, close_client
-from shared.topic_reader import require_partitions
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, start_client
 
 log = structlog.get_logger()
 
@@ -91,22 +90,17 @@ class HoldsFollower:
 async def open_holds(settings: ConsumerSettings) -> AsyncIterator[HoldsFollower]:
     """Open a reader of the control topic, which belongs to no group.
 
-    Raises:
-        Misconfigured: one of the two topics is missing.
-        Transient: Kafka cannot be reached.
+    Waits until there is a broker.
     """
-    kafka = settings.kafka
-    await require_partitions(kafka, kafka.held_topic)
-    await require_partitions(kafka, kafka.holds_topic)
-    at = TopicPartition(kafka.holds_topic, 0)
+    at = TopicPartition(settings.kafka.holds_topic, 0)
     client = AIOKafkaConsumer(
-        **client_options(kafka, "tidemark-holds"),
+        **client_options(settings.kafka, "tidemark-holds"),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
     client.assign([at])
     try:
-        await client.start()
+        await start_client(client.start)
         await client.seek_to_beginning(at)
         yield HoldsFollower(client, at.topic, retry_s=settings.write.retry_base_ms / 1000)
     finally:
@@ -220,7 +214,7 @@ async def open_holding(settings: ConsumerSettings) -> AsyncIterator[HoldingTopic
         max_batch_size=settings.holds.batch_bytes_max,
     )
     try:
-        await producer.start()
+        await start_client(producer.start)
         yield HoldingTopic(producer, settings)
     finally:
         await close_client(producer.stop(), timeout_s=settings.kafka.request_timeout_ms / 1000)

@@ -14,7 +14,7 @@ from consumer.holding import HoldsFollower
 from consumer.partition_work import STOPPED
 from consumer.settings import ConsumerSettings
 from shared.errors import Misconfigured, OwnershipLost, Transient
-from shared.kafka_clients import FORBIDDEN, client_options, close_client
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, start_client
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class Intake:
         listener = _Handover(self, work, holds, self._settings.group.drain_timeout_ms / 1000)
         self._client.subscribe([self._topic], listener=listener)
         try:
-            await self._client.start()
+            await start_client(self._client.start)
             while True:
                 fetched = await self._client.getmany(
                     timeout_ms=200, max_records=self._settings.fetch.records_max

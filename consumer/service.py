@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -13,8 +13,8 @@ from consumer.breaker import Backoff, Breaker
 from consumer.committer import CommitCounts, commit_for_ever
 from consumer.dead_letter_guard import GuardBounds
 from consumer.dead_letters import DeadLetterTopic, UnreadableRecords, open_dead_letters
-from consumer.holding import open_holding, open_holds
-from consumer.intake import hand_over, open_intake
+from consumer.holding import HoldingTopic, HoldsFollower, open_holding, open_holds
+from consumer.intake import Intake, hand_over, open_intake
 from consumer.lag_watch import LagWatch
 from consumer.metrics import Sources, reads
 from consumer.observer import FlushObserver
@@ -25,8 +25,9 @@ from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.spans import ProcessSpans
 from consumer.status import ConsumerStatus, create_status_app
 from consumer.store import open_store
-from shared.kafka_clients import require_topic
-from shared.lag_reader import open_lag_reader
+from shared.errors import Transient
+from shared.kafka_clients import require_topic, require_updates_topic
+from shared.lag_reader import LagReader, open_lag_reader
 from shared.serving import serving
 from shared.settings import ShardDirectory, read_shard_map
 from shared.telemetry import open_telemetry, open_tracer
@@ -35,6 +36,8 @@ from shared.topology import ShardMap
 log = structlog.get_logger()
 
 SERVICE: Final = "tidemark-consumer"
+_RETRY_S: Final = 1.0
+T = TypeVar("T")
 
 
 async def run(
@@ -49,17 +52,11 @@ async def run(
         Misconfigured: a human must act before it can serve.
     """
     directory = read_shard_map(settings.shard_map_file)
-    if not await _done_before(stop, require_topic(settings.kafka)):
-        return
-    async with (
-        open_observer(settings, directory.map) as observer,
-        open_dead_letters(settings, observer) as dead_letters,
-        open_writers(settings, directory, dead_letters, observer) as writers,
-        open_intake(settings) as intake,
-        open_holds(settings) as follower,
-        open_holding(settings) as holding,
-        open_lag_reader(settings.kafka, settings.group.id) as lag_reader,
-    ):
+    async with AsyncExitStack() as stack:
+        opening = asyncio.create_task(_open(settings, directory, stack), name="start")
+        if not await _done_before(stop, opening):
+            return
+        observer, dead_letters, writers, intake, follower, holding, lag_reader = opening.result()
         unreadable = UnreadableRecords(dead_letters)
         work = AssignedWork(
             directory.map,
@@ -134,18 +131,59 @@ async def run(
     log.info("consumer.stopped")
 
 
-async def _done_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do `work` unless `stop` comes first; say whether it was done."""
-    working = asyncio.create_task(work, name="start")
+class _Parts(NamedTuple):
+    """What is opened before anything runs."""
+
+    observer: FlushObserver
+    dead_letters: DeadLetterTopic
+    writers: Mapping[str, ShardWriter]
+    intake: Intake
+    follower: HoldsFollower
+    holding: HoldingTopic
+    lag_reader: LagReader
+
+
+async def _open(
+    settings: ConsumerSettings, directory: ShardDirectory, stack: AsyncExitStack
+) -> _Parts:
+    """Open all parts, for as long as it takes until there is a broker."""
+    kafka, enter = settings.kafka, stack.enter_async_context
+    await require_updates_topic(kafka)
+    for topic in (kafka.dead_letter_topic, kafka.held_topic, kafka.holds_topic):
+        await require_topic(kafka, topic)
+    observer = await enter(open_observer(settings, directory.map))
+    dead_letters = await enter(open_dead_letters(settings, observer))
+    return _Parts(
+        observer,
+        dead_letters,
+        await enter(open_writers(settings, directory, dead_letters, observer)),
+        await enter(open_intake(settings)),
+        await enter(open_holds(settings)),
+        await enter(open_holding(settings)),
+        await _when_reachable(lambda: enter(open_lag_reader(kafka, settings.group.id))),
+    )
+
+
+async def _when_reachable(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeat `attempt` until Kafka can be reached."""
+    while True:
+        try:
+            return await attempt()
+        except Transient as error:
+            log.warning("kafka.not_ready", reason=str(error), retry_in_s=_RETRY_S)
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _done_before(stop: asyncio.Event, work: asyncio.Task[Any]) -> bool:
+    """Wait for `work` unless `stop` comes first, which cancels it; say whether it was done."""
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        return working.done()
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        working.cancel()
         stopping.cancel()
+        work.cancel()
+        await asyncio.wait({work})
+    return not work.cancelled()
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -13,6 +13,7 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.helpers import create_ssl_context
 
@@ -81,32 +82,64 @@ async def close_client(stop: Coroutine[Any, Any, None], *, timeout_s: float) -> 
             log.warning("kafka.close_failed")
 
 
+async def start_client(start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run an aiokafka client's `start()` until it finds a broker."""
+    backoff_s = _BACKOFF_BASE_S
+    while True:
+        try:
+            await start()
+        except (KafkaConnectionError, UnknownTopicOrPartitionError):
+            # The second too: aiokafka's word for no answer about a topic's partitions.
+            log.warning("kafka.not_ready", broker_answers=False, retry_in_s=backoff_s)
+        else:
+            return
+        await asyncio.sleep(backoff_s)
+        backoff_s = min(backoff_s * 2, _BACKOFF_CAP_S)
+
+
+_BACKOFF_BASE_S: Final = 0.2
+_BACKOFF_CAP_S: Final = 5.0
 _TOPIC_APPEARS_WITHIN_S: Final = 3.0
 """How long after its creation a topic may still be unknown to a broker."""
 
 
-async def require_topic(kafka: KafkaSettings) -> None:
+async def require_updates_topic(kafka: KafkaSettings) -> None:
     """Wait for a broker, and check that the topic of updates is there with 720 partitions.
 
     Raises:
         Misconfigured: it is missing or hidden from us, or has another number of partitions.
     """
-    backoff_s, missing_s = 0.2, 0.0
-    while not (found := await count_partitions(kafka, kafka.topic)):
-        if found == 0 and missing_s >= _TOPIC_APPEARS_WITHIN_S:
-            raise Misconfigured(
-                f"Topic {kafka.topic} does not exist, or may not be described; create it with "
-                "`tidemark topics create`, or grant Describe on it."
-            )
-        missing_s += backoff_s if found == 0 else 0.0
-        log.warning("kafka.not_ready", broker_answers=found is not None, retry_in_s=backoff_s)
-        await asyncio.sleep(backoff_s)
-        backoff_s = min(backoff_s * 2, 5.0)
+    found = await require_topic(kafka, kafka.topic)
     if found != PARTITIONS:
         raise Misconfigured(
             f"Topic {kafka.topic} has {found} partitions, but an app's partition is computed for "
             f"{PARTITIONS}; name a topic made by `tidemark topics create`."
         )
+
+
+async def require_topic(kafka: KafkaSettings, topic: str) -> int:
+    """Wait for a broker, and return how many partitions `topic` has.
+
+    Raises:
+        Misconfigured: it is missing or hidden from us.
+    """
+    backoff_s, missing_s = _BACKOFF_BASE_S, 0.0
+    while not (found := await count_partitions(kafka, topic)):
+        if found == 0 and missing_s >= _TOPIC_APPEARS_WITHIN_S:
+            raise no_topic(topic)
+        missing_s += backoff_s if found == 0 else 0.0
+        log.warning("kafka.not_ready", broker_answers=found is not None, retry_in_s=backoff_s)
+        await asyncio.sleep(backoff_s)
+        backoff_s = min(backoff_s * 2, _BACKOFF_CAP_S)
+    return found
+
+
+def no_topic(topic: str) -> Misconfigured:
+    """Return the error that says so."""
+    return Misconfigured(
+        f"Topic {topic} does not exist, or may not be described; create it with "
+        "`tidemark topics create`, or grant Describe on it."
+    )
 
 
 async def count_partitions(kafka: KafkaSettings, topic: str) -> int | None:

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared.errors import Misconfigured, Transient
-from shared.kafka_clients import FORBIDDEN, client_options, close_client, count_partitions
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, count_partitions, no_topic
 from shared.settings import KafkaSettings
 
 _POLL_MS: Final = 200
@@ -129,10 +129,7 @@ async def require_partitions(kafka: KafkaSettings, topic: str) -> int:
     if count is None:
         raise Transient(f"Kafka at {kafka.bootstrap_servers} could not be asked.")
     if count == 0:
-        raise Misconfigured(
-            f"Topic {topic} does not exist, or may not be described; create it with "
-            "`tidemark topics create`, or grant Describe on it."
-        )
+        raise no_topic(topic)
     return count
 
 
