@@ -52,6 +52,7 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
             Tidemark(name=path.resolve().name, checkout=path.resolve(), profile=options.profile)
             for path in beside
         ),
+        *(_variant(text) for text in options.variant),
         *(ParallelConsumer(mode) for mode in MODES),
         PlainLoop(),
         Ceiling(),
@@ -61,8 +62,17 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
     if unknown:
         names = ", ".join([*(arm.name for arm in arms), _HTTP, _LATENCY])
         raise Misconfigured(f"There is no arm {', '.join(sorted(unknown))}; there are {names}.")
-    names_beside = {path.resolve().name for path in beside}
-    return [arm for arm in arms if not wanted or arm.name in wanted or arm.name in names_beside]
+    added = {path.resolve().name for path in beside}
+    added |= {_variant(text).name for text in options.variant}
+    return [arm for arm in arms if not wanted or arm.name in wanted or arm.name in added]
+
+
+def _variant(text: str) -> Tidemark:
+    name, _, settings = text.partition(":")
+    pairs = [pair.partition("=") for pair in settings.split(",")]
+    if not name or not all(value for _, _, value in pairs):
+        raise Misconfigured(f"{text} is no variant; write NAME:IN_FLIGHT__RECORDS_MAX=20000.")
+    return Tidemark(name=name, settings={f"TIDEMARK_{key}": value for key, _, value in pairs})
 
 
 def _loads(options: argparse.Namespace) -> list[str]:
@@ -184,6 +194,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="CHECKOUT",
         help="also the consumer of another checkout, by turns with this one",
+    )
+    runner.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME:SETTING=VALUE,…",
+        help="also the consumer with other settings",
     )
     runner.set_defaults(command=run)
     commands.add_parser("quick", help=quick.__doc__, parents=[measuring]).set_defaults(

@@ -299,12 +299,14 @@ class PartitionWork:
         self._budget.bytes += size
 
 
-_RECORD_OVERHEAD_BYTES = 700
-"""What a small record costs as Python objects, measured, beside its value."""
+_RECORD_OVERHEAD_BYTES: Final = 1_500
+"""What a record costs as Python objects, measured, beside its value in bytes and decoded."""
 
 
 def _size(record: Record) -> int:
-    size = len(record.value or b"") + _RECORD_OVERHEAD_BYTES
+    size = _RECORD_OVERHEAD_BYTES
+    if record.value:
+        size += 2 * len(record.value)
     if record.headers:
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
     return size

@@ -53,7 +53,7 @@ class FetchSettings(FrozenModel):
     """How much one request takes from Kafka."""
 
     bytes_max: int = Field(
-        8 * 2**20, ge=2**16, le=2**28, description="Bytes of one fetch from one broker."
+        2**20, ge=2**16, le=2**28, description="Bytes of one fetch from one broker."
     )
     partition_bytes_max: int = Field(
         2**20, ge=2**14, le=2**26, description="Bytes of one fetch from one partition."
@@ -70,7 +70,7 @@ class InFlightSettings(FrozenModel):
     """How much may be received and not yet durable; over it, fetching pauses."""
 
     records_max: int = Field(
-        80_000,
+        50_000,
         ge=1_000,
         le=10_000_000,
         description="Records of this process, dealt out to its shards in equal shares.",
@@ -82,7 +82,7 @@ class InFlightSettings(FrozenModel):
         description="Bytes of this process, as held in memory, dealt out likewise.",
     )
     partition_records_max: int = Field(
-        5_000, ge=10, le=1_000_000, description="Records of one partition."
+        10_000, ge=10, le=1_000_000, description="Records of one partition."
     )
 
 
@@ -100,7 +100,7 @@ class WriteSettings(FrozenModel):
         4 * 2**20, ge=2**10, le=2**28, description="Record bytes folded into one statement."
     )
     updates_per_fold_max: int = Field(
-        1_000, ge=1, le=100_000, description="Updates of one subscription folded into one row."
+        5_000, ge=1, le=100_000, description="Updates of one subscription folded into one row."
     )
     flush_target_ms: int | None = Field(
         200,
