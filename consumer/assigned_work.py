@@ -1,14 +1,14 @@
 """The partitions that are assigned to this consumer, and what is in flight of them."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from consumer.breaker import BreakerState
+from consumer.budget import BudgetBounds, ShardBudget
 from consumer.dead_letter_guard import GuardBounds
-from consumer.partition_work import BudgetBounds, GiveUp, HoldBack, PartitionWork, ShardBudget
+from consumer.partition_work import GiveUp, HoldBack, PartitionWork
 from consumer.settings import InFlightSettings
 from consumer.shard_writer import ShardWriter
-from consumer.subscription_queue import Record
 from shared.holds import Holds
 from shared.topology import ShardMap
 
@@ -89,12 +89,12 @@ class AssignedWork:
             partition_records=self._bounds.partition_records_max,
         )
 
-    def receive(self, partition: int, records: Sequence[Record]) -> PartitionWork | None:
-        """Take in records of a partition; None where it is no longer ours."""
-        work = self._partitions.get(partition)
-        if work is not None:
-            work.receive(records)
-        return work
+    def newly_scarce(self) -> Iterator[PartitionWork]:
+        """Yield what belongs to a share that has been used up since this was asked last."""
+        for budget in self.budgets.values():
+            if budget.turned_scarce:
+                budget.turned_scarce = False
+                yield from (work for work in self._partitions.values() if work.budget is budget)
 
     def committable(self) -> Mapping[int, int]:
         """Return, by partition, each offset that may be committed and has not been."""

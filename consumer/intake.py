@@ -1,7 +1,7 @@
 """The only code that touches `AIOKafkaConsumer`: fetch, pause and resume, assignment, commit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -11,8 +11,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from consumer.assigned_work import AssignedWork
 from consumer.holding import HoldsFollower
-from consumer.partition_work import STOPPED
+from consumer.partition_work import STOPPED, PartitionWork
 from consumer.settings import ConsumerSettings
+from consumer.subscription_queue import Record
 from shared.errors import Misconfigured, OwnershipLost, Transient
 from shared.kafka_clients import FORBIDDEN, client_options, close_client, start_client
 
@@ -46,17 +47,40 @@ class Intake:
                 if listener.failure is not None:
                     raise listener.failure
                 for tp, records in fetched.items():
-                    partition_work = work.receive(tp.partition, records)
-                    if partition_work is not None and partition_work.is_full:
-                        partition_work.paused = True
-                        self._client.pause(tp)
-                        if partition_work.stopped:
-                            log.error("partition.stopped", partition=tp.partition, reason=STOPPED)
+                    self._receive(work, tp, records)
+                for partition_work in work.newly_scarce():
+                    self._pause_if_behind(partition_work)
         except FORBIDDEN as error:
             raise Misconfigured(
                 f"Kafka forbids what the consumer does ({type(error).__name__}); grant it Read on "
                 f"topic {self._topic} and on group {self._settings.group.id}."
             ) from error
+
+    def _receive(self, work: AssignedWork, tp: TopicPartition, records: Sequence[Record]) -> None:
+        partition_work = work.partitions.get(tp.partition)
+        if partition_work is None:
+            return  # no longer ours
+        taken = partition_work.receive(records)
+        if taken < len(records):
+            self._client.seek(tp, records[taken].offset)
+        if partition_work.is_full:
+            self._pause(tp, partition_work)
+            if partition_work.stopped:
+                log.error("partition.stopped", partition=tp.partition, reason=STOPPED)
+
+    def _pause_if_behind(self, work: PartitionWork) -> None:
+        """Pause what would fill the share; who has little to come goes on.
+
+        All at once, because aiokafka drops what it has fetched of a partition that is paused: one
+        by one, each of them would be fetched in vain.
+        """
+        tp = TopicPartition(self._topic, work.partition)
+        if not work.paused and work.is_behind(self._client.highwater(tp)):
+            self._pause(tp, work)
+
+    def _pause(self, tp: TopicPartition, work: PartitionWork) -> None:
+        work.paused = True
+        self._client.pause(tp)
 
     async def resume_for_ever(self, work: AssignedWork) -> None:
         """Fetch again from paused partitions as soon as they have room."""

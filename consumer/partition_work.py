@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+from consumer.budget import ShardBudget
 from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.holds import Diversion, Feeding, ReleasedRecord, Route
 from consumer.offsets import OffsetTracker
@@ -21,39 +21,6 @@ class ReadyQueues(Protocol):
 
     def add_ready(self, work: "PartitionWork", queues: Sequence[SubscriptionQueue]) -> None:
         """Write the head of each of `queues` when its turn comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetBounds:
-    """How much may be in flight: received, and not yet below the committable offset.
-
-    A shard's share is its part of the process's caps, so a shard that stands still fills its own
-    share only. Inside it one partition may take up to `partition_records`, but while the share is
-    used up no more than its fair part.
-    """
-
-    share_records: int
-    share_bytes: int
-    partition_records: int
-
-
-class ShardBudget:
-    """What the partitions of one shard have in flight together."""
-
-    __slots__ = ("bounds", "bytes", "partitions", "records", "room")
-
-    def __init__(self, bounds: BudgetBounds, room: asyncio.Event) -> None:
-        self.bounds = bounds
-        self.partitions = 0
-        self.records = 0
-        self.bytes = 0
-        self.room = room
-        """Set when a partition that was full has room again."""
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the share is used up."""
-        return self.records >= self.bounds.share_records or self.bytes >= self.bounds.share_bytes
 
 
 GiveUp = Callable[["PartitionWork", Record, Rejected], None]
@@ -87,11 +54,11 @@ class PartitionWork:
         """Set while nothing is in flight."""
         self.idle.set()
         self.received_to = 0
-        """The offset just after the last record that was received."""
+        """The offset just after the last record that was received; 0 before the first."""
         self.diversion = Diversion()
         self.feeding = Feeding()
         self._shard = shard
-        self._budget = budget
+        self.budget = budget
         # Two, because records are decoded long before they are written: each has its own count.
         self._unreadable_guard = DeadLetterGuard(guard)
         self._refused_guard = DeadLetterGuard(guard)
@@ -124,9 +91,14 @@ class PartitionWork:
         """Records received and not yet below the committable offset."""
         return len(self._tracker)
 
-    def receive(self, records: Iterable[Record]) -> None:
-        """Append each record to its subscription's queue, in offset order."""
+    def receive(self, records: Sequence[Record]) -> int:
+        """Append each record to its subscription's queue, in offset order.
+
+        Returns how many of them were taken; the rest is to be read again when there is room.
+        """
         assert not self.lost
+        if self.budget.is_scarce:
+            records = self._fair_part_of(records)
         diverts = self.diversion.is_active
         offsets: list[int] = []
         ready: list[SubscriptionQueue] = []
@@ -138,7 +110,6 @@ class PartitionWork:
             except Rejected as rejected:
                 judged = self._received_count + len(offsets)
                 if not self._unreadable_guard.may_give_up(judged):
-                    self.stopped = True
                     break
                 self._give_up(self, record, rejected)
             else:
@@ -156,6 +127,19 @@ class PartitionWork:
             self._account(len(offsets), size)
             self.idle.clear()
         self._hand_on(ready, held)
+        if len(offsets) < len(records):
+            self._stop()
+        return len(offsets)
+
+    def _fair_part_of(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return the first of `records`, as many as may be taken while the share is scarce."""
+        records_max, bytes_max = self.budget.fair_part
+        size, count = self._bytes, len(self._tracker)
+        for taken, record in enumerate(records):
+            if count + taken >= records_max or size >= bytes_max:
+                return records[:taken]
+            size += _size(record)
+        return records
 
     def _append(self, pending: PendingUpdate, ready: list[SubscriptionQueue]) -> None:
         key = (pending.update.app_id, pending.update.subscription_id)
@@ -213,9 +197,19 @@ class PartitionWork:
 
     def may_give_up(self) -> bool:
         """Say whether one more refused update may be given up on; if not, stop for good."""
-        if not self._refused_guard.may_give_up(self._completed_count):
-            self.stopped = True
+        if not self.stopped and not self._refused_guard.may_give_up(self._completed_count):
+            self._stop()
         return not self.stopped
+
+    def _stop(self) -> None:
+        """Do nothing more, and give back what it holds of the budget."""
+        self.stopped = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self._account(-self._records, -self._bytes)
+        self._queues.clear()
+        self._waiting.clear()
 
     def complete(self, queue: SubscriptionQueue, count: int) -> None:
         """Take out the oldest `count` updates of `queue`, whose effect is durable."""
@@ -236,10 +230,11 @@ class PartitionWork:
                 self.feeding.ended()
             else:
                 complete(record.offset)
-        self._account(-len(records), -size)
+        if not self.stopped:
+            self._account(-len(records), -size)
         self._completed_count += len(records)
         if self.paused and self.has_room:
-            self._budget.room.set()
+            self.budget.room.set()
         if not self._tracker:
             self.idle.set()
 
@@ -257,10 +252,8 @@ class PartitionWork:
     def lose(self) -> None:
         """Forget everything: the partition is another's now, or its assignment is over."""
         self.lost = True
-        self._account(-self._records, -self._bytes)
-        self._budget.partitions -= 1
-        self._queues.clear()
-        self._waiting.clear()
+        self._forget()
+        self.budget.partitions -= 1
         self.idle.set()
         self.feeding.settled.set()
 
@@ -272,31 +265,31 @@ class PartitionWork:
     @property
     def is_full(self) -> bool:
         """Whether no more should be fetched of this partition for now."""
-        return self._exceeds(1)
+        if self.stopped or len(self._tracker) >= self.budget.bounds.partition_records:
+            return True
+        if not self.budget.is_scarce:
+            return False
+        records_max, bytes_max = self.budget.fair_part
+        return len(self._tracker) >= records_max or self._bytes >= bytes_max
 
     @property
     def has_room(self) -> bool:
-        """Whether fetching may go on: half of the bound is free again (hysteresis)."""
-        return not self._exceeds(2)
-
-    def _exceeds(self, divisor: int) -> bool:
-        bounds, budget = self._budget.bounds, self._budget
-        window = len(self._tracker) * divisor
-        if self.stopped:
-            return True
-        if window >= bounds.partition_records:
-            return True
-        if not budget.is_spent:
+        """Whether fetching may go on: half of what it was full by is free again (hysteresis)."""
+        if self.stopped or self.budget.is_scarce:
             return False
-        fair_records = bounds.share_records / budget.partitions
-        fair_bytes = bounds.share_bytes / budget.partitions
-        return window >= fair_records or self._bytes * divisor >= fair_bytes
+        return len(self._tracker) * 2 < self.budget.bounds.partition_records
+
+    def is_behind(self, end: int | None) -> bool:
+        """Say whether more waits in Kafka than its fair part, as far as its `end` is known."""
+        if end is None or not self.received_to:
+            return False
+        records_max, _ = self.budget.fair_part
+        return end - self.received_to > records_max
 
     def _account(self, records: int, size: int) -> None:
         self._records += records
         self._bytes += size
-        self._budget.records += records
-        self._budget.bytes += size
+        self.budget.account(records, size)
 
 
 _RECORD_OVERHEAD_BYTES: Final = 1_500

@@ -47,8 +47,11 @@ def consumer_settings(
     return ConsumerSettings(
         kafka=kafka,
         shard_map_file=shard_map_file,
-        listen=ListenSettings(port=0),
-        **{"group": fast_group(group_of(kafka)), **fields},
+        **{
+            "group": fast_group(group_of(kafka)),
+            "listen": ListenSettings(port=0),
+            **fields,
+        },
     )
 
 

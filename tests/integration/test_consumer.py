@@ -1,10 +1,13 @@
 """The consumer on a real broker and real shards."""
 
 import asyncio
+import contextlib
 import random
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -12,15 +15,16 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pydantic import SecretStr
 
 from consumer.service import run
-from consumer.settings import InFlightSettings, WriteSettings
+from consumer.settings import FetchSettings, InFlightSettings, WriteSettings
 from deploy.local.stack import LocalStack
 from shared.errors import Misconfigured
-from shared.settings import KafkaSettings, read_shard_map
+from shared.settings import KafkaSettings, ListenSettings, read_shard_map
 from shared.topology import partition_of
 from shared.updates import Update, encode
 from tests.consumers import (
     consumer_settings,
     fast_group,
+    free_port,
     group_of,
     produce,
     read_topic,
@@ -56,9 +60,12 @@ async def committed(kafka: KafkaSettings, ledger: Ledger, group: str | None = No
 
 
 async def assert_rows_are_right(
-    ledger: Ledger, shard_map_file: Path, dead_lettered: Sequence[Position] = ()
+    ledger: Ledger,
+    shard_map_file: Path,
+    dead_lettered: Sequence[Position] = (),
+    apps: Sequence[str] = APPS,
 ) -> None:
-    rows = await read_rows(read_shard_map(shard_map_file), APPS)
+    rows = await read_rows(read_shard_map(shard_map_file), apps)
     assert ledger.differences(rows, dead_lettered) == []
 
 
@@ -206,6 +213,51 @@ async def test_a_partition_over_its_budget_waits_and_goes_on_when_there_is_room(
     await blocker.close()
     await assert_rows_are_right(stuck, shard_map_file)
     await assert_rows_are_right(free, shard_map_file)
+
+
+async def test_a_backlog_of_many_partitions_waits_in_kafka_while_its_shard_stands_still(
+    kafka_settings: KafkaSettings, shard_map_file: Path, databases: Mapping[str, SecretStr]
+) -> None:
+    ledger = Ledger()
+    apps = [f"{prefix:02x}000000-0000-4000-8000-000000000000" for prefix in range(64)]
+    settings = consumer_settings(
+        kafka_settings,
+        shard_map_file,
+        listen=ListenSettings(port=free_port()),
+        in_flight=InFlightSettings(records_max=1_000),
+        fetch=FetchSettings(records_max=100),
+        write=WriteSettings(statement_timeout_ms=60_000),
+    )
+    await produce(kafka_settings, traffic(6_400, apps=apps), ledger)
+    blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE")
+
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_consumer(settings),
+        aiohttp.ClientSession(f"http://127.0.0.1:{settings.listen.port}") as session,
+    ):
+        in_flight = await in_flight_at_standstill(session)
+        await transaction.rollback()
+        await committed(kafka_settings, ledger)
+
+    await blocker.close()
+    share, poll, fair_parts = 250, 100, 64
+    assert share <= in_flight <= share + poll + fair_parts
+    await assert_rows_are_right(ledger, shard_map_file, apps=apps)
+
+
+async def in_flight_at_standstill(session: aiohttp.ClientSession) -> int:
+    """Return how many records are in flight once that has not changed for a second."""
+    seen: deque[int] = deque(maxlen=20)
+    while not (len(seen) == seen.maxlen and len(set(seen)) == 1 and seen[0]):
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(aiohttp.ClientConnectionError):
+            async with session.get("/status") as answer:
+                seen.append((await answer.json())["records_in_flight"])
+    return seen[0]
 
 
 async def test_a_drain_that_takes_too_long_is_abandoned_and_repeated_by_the_next_owner(

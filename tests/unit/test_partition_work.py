@@ -3,8 +3,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from consumer.budget import BudgetBounds, ShardBudget
 from consumer.dead_letter_guard import GuardBounds
-from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
+from consumer.partition_work import PartitionWork
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
 from tests.records import StubRecord, record_of, update_of
@@ -114,9 +115,46 @@ def test_a_spent_share_stops_the_greedy_partition_and_not_the_modest_one() -> No
     modest.receive(records(0, 10))
     greedy.receive(records(0, 90))
 
-    assert setup.budget.is_spent
+    assert setup.budget.is_scarce
     assert greedy.is_full
     assert not modest.is_full
+
+
+def test_of_a_scarce_share_a_partition_takes_its_fair_part_and_no_more() -> None:
+    setup = Setup(share_records=100, partition_records=1_000)
+    greedy, modest = setup.work(), setup.work()
+    greedy.receive(records(0, 100))
+
+    taken = modest.receive(records(0, 2_000))
+
+    assert taken == 50
+    assert modest.received_to == 50
+    assert modest.is_full
+
+
+def test_a_scarce_share_is_open_again_when_half_of_it_is_free() -> None:
+    setup = Setup(share_records=100, partition_records=1_000)
+    work = setup.work()
+    work.receive(records(0, 100))
+
+    for queue in setup.ready.queues[:50]:
+        work.complete(queue, 1)
+    still_scarce = setup.budget.is_scarce and not work.has_room
+    work.complete(setup.ready.queues[50], 1)
+
+    assert still_scarce
+    assert not setup.budget.is_scarce
+    assert work.has_room
+    assert setup.budget.room.is_set()
+
+
+@pytest.mark.parametrize(("end", "behind"), [(None, False), (50, False), (150, False), (151, True)])
+def test_behind_is_who_has_more_to_come_than_its_fair_part(end: int | None, behind: bool) -> None:
+    work = Setup(share_records=100, partition_records=1_000).work()
+
+    work.receive(records(0, 50))
+
+    assert work.is_behind(end) is behind
 
 
 def test_bytes_count_as_records_do() -> None:
@@ -197,6 +235,7 @@ def test_a_partition_of_nothing_but_poison_is_stopped_and_not_drained() -> None:
     assert work.is_full
     assert len(setup.given_up) == 5
     assert work.committable == 5
+    assert (setup.budget.records, setup.budget.bytes) == (0, 0)
 
 
 def test_a_poll_with_some_poison_does_not_stop_its_partition() -> None:
@@ -205,10 +244,12 @@ def test_a_poll_with_some_poison_does_not_stop_its_partition() -> None:
     work = setup.work()
 
     work.receive(
-        StubRecord(offset, b"not json")
-        if offset % 20 == 0
-        else record_of(offset, update_of(offset))
-        for offset in range(2_000)
+        [
+            StubRecord(offset, b"not json")
+            if offset % 20 == 0
+            else record_of(offset, update_of(offset))
+            for offset in range(2_000)
+        ]
     )
 
     assert not work.stopped

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.breaker import Backoff, Breaker, BreakerState
+from consumer.budget import BudgetBounds, ShardBudget
 from consumer.dead_letter_guard import GuardBounds
 from consumer.folding import RowChange
 from consumer.observer import FlushObserver
 from consumer.pace import Pace, PaceBounds
-from consumer.partition_work import BudgetBounds, PartitionWork, ShardBudget
+from consumer.partition_work import PartitionWork
 from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.store import Applied
 from consumer.subscription_queue import Record
