@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from consumer.assigned_work import AssignedWork
 from consumer.breaker import BreakerState
+from consumer.budget import ShardBudget
 from consumer.committer import CommitCounts
 from consumer.dead_letters import DeadLetterTopic
 from consumer.holding import HoldingTopic
 from consumer.hot_keys import HotKeys
 from consumer.lag_watch import LagWatch
 from consumer.observer import FlushObserver, ShardNotes
-from consumer.partition_work import PartitionWork, ShardBudget
+from consumer.partition_work import PartitionWork
 from consumer.shard_writer import ShardWriter
 from shared.histogram import Histogram
 from shared.holds import Holds, HoldState
