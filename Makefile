@@ -4,7 +4,7 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql tidemark demo check test helm-check chart chaos \
+.PHONY: help up down status logs psql tidemark demo check test helm-check chart browser chaos \
 	bench bench-quick bench-report bench-needs lock clean bootstrap helm-tools \
 	check-lint check-format check-types check-imports
 
@@ -51,6 +51,10 @@ helm-check: bootstrap helm-tools ## Check the chart: lint, renders, schemas, gua
 
 chart: bootstrap ## Renew what is generated of the chart, golden renders where Helm is
 	@$(VENV) -m deploy.helm.renew
+
+browser: bootstrap ## Look at the status page with this machine's Chromium, and renew its pictures
+	@$(VENV) -m pip install --quiet --require-hashes -r requirements/browser.txt
+	@$(VENV) -m pytest deploy/monitoring/checks
 
 chaos: bootstrap ## Cause faults for MINUTES=30 and judge every row; SEED=… again the same
 	@$(VENV) -m tests.chaos

@@ -49,16 +49,28 @@ class FlushObserver:
         notes.flush_duration.observe(took_s)
         notes.flush_rows.observe(len(rows))
         notes.pool_wait.observe(pool_wait_s)
-        moments = sorted(
-            [each.record.timestamp for row in rows for each in row.queue.updates[: row.count]]
-        )
+        # Most rows are of one update, so that is made fast.
+        folded = [row for row in rows if row.count > 1]
+        records = [row.queue.updates[0].record for row in rows]
+        with_headers = [
+            (record, row.count) for row, record in zip(rows, records, strict=True) if record.headers
+        ]
+        for row in folded:
+            tail = [pending.record for pending in row.queue.updates[1 : row.count]]
+            with_headers += [(record, row.count) for record in tail if record.headers]
+            records += tail
+        moments = sorted([record.timestamp for record in records])
         now_ms = int(time.time() * 1000)
         notes.time_lag.observe_ages(moments, now_ms)
-        self._count(rows, len(moments))
+        self._count(rows, folded, len(records))
         if self._spans is not None:
-            oldest_s = (now_ms - moments[0]) / 1000
             self._spans.written(
-                shard, rows, oldest_s=oldest_s, took_s=took_s, pool_wait_s=pool_wait_s
+                shard,
+                rows,
+                with_headers,
+                oldest_s=(now_ms - moments[0]) / 1000,
+                took_s=took_s,
+                pool_wait_s=pool_wait_s,
             )
 
     def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
@@ -71,12 +83,13 @@ class FlushObserver:
         if self._spans is not None:
             self._spans.given_up(record, rejected)
 
-    def _count(self, rows: Sequence[FlushedRow], updates: int) -> None:
-        apps = self.apps.filling()
-        apps.add([row.queue.key[0] for row in rows])
-        subscriptions = self.subscriptions.filling()
+    def _count(
+        self, rows: Sequence[FlushedRow], folded: Sequence[FlushedRow], updates: int
+    ) -> None:
+        apps, subscriptions = self.apps.filling(), self.subscriptions.filling()
         apps.total += updates
         subscriptions.total += updates
+        apps.add([row.queue.key[0] for row in rows])
         few = len(rows) <= _FEW_ROWS
         if few:
             subscriptions.add([row.queue.key for row in rows])
@@ -84,8 +97,6 @@ class FlushObserver:
             # Whoever is hot waits, and so has more than one update in a statement. Of the others
             # a statement has one each at most, so that is all by which a count can be too low.
             subscriptions.note_missed()
-        if updates > len(rows):
-            for row in rows:
-                if row.count > 1:
-                    apps.add_many(row.queue.key[0], row.count - 1)
-                    subscriptions.add_many(row.queue.key, row.count - few)
+        for row in folded:
+            apps.add_many(row.queue.key[0], row.count - 1)
+            subscriptions.add_many(row.queue.key, row.count - few)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
@@ -18,6 +19,7 @@ from consumer.intake import Intake, hand_over, open_intake
 from consumer.lag_watch import LagWatch
 from consumer.metrics import Sources, reads
 from consumer.observer import FlushObserver
+from consumer.overview import read_overview
 from consumer.pace import Pace, PaceBounds
 from consumer.releasing import Releases
 from consumer.settings import ConsumerSettings
@@ -91,9 +93,13 @@ async def run(
             holds=follower.holds,
             holding=holding,
         )
+        overview = partial(read_overview, sources, group.instance_id or SERVICE)
         async with (
             open_telemetry(SERVICE, reads(sources)) as telemetry,
-            serving(create_status_app(status, telemetry), settings.listen),
+            serving(
+                create_status_app(status, telemetry, overview),
+                settings.listen,
+            ),
             asyncio.TaskGroup() as tasks,
         ):
             fetching = tasks.create_task(intake.run(work, follower), name="intake")
@@ -199,6 +205,7 @@ async def open_observer(
                 group=settings.group.id,
                 topic_epoch=settings.kafka.topic_epoch,
                 slow_s=settings.telemetry.slow_update_ms / 1000,
+                per_s_max=settings.telemetry.spans_per_s_max,
             )
         yield FlushObserver([shard.name for shard in shard_map.shards], spans)
 

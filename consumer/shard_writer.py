@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,14 @@ class WriterCounts:
     flushes_slowed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """Since when a shard does not do its work, in Unix time, and what it said first."""
+
+    since_s: float
+    reason: str
+
+
 class _Row(msgspec.Struct, frozen=True, gc=False):
     """The oldest `count` updates of a queue, to be written as one row change."""
 
@@ -98,6 +107,8 @@ class ShardWriter:
         self.breaker = breaker
         self.pace = pace
         self.counts = WriterCounts()
+        self.failing: Failing | None = None
+        """Since when nothing could be written, and why; None where it can."""
         self._store = store
         self._dead_letters = dead_letters
         self._bounds = bounds
@@ -268,6 +279,7 @@ class ShardWriter:
 
     def _note_success(self) -> None:
         self._saturated = 0
+        self.failing = None
         if self.breaker.state is not BreakerState.CLOSED:
             log.info("shard.recovered", shard=self.name)
         self.breaker.succeeded()
@@ -287,5 +299,7 @@ class ShardWriter:
         self.pace.note_failure()
         was_closed = self.breaker.state is BreakerState.CLOSED
         self.breaker.failed()
+        if self.failing is None:
+            self.failing = Failing(time.time(), str(error))
         if was_closed:
             log.warning("shard.failed", shard=self.name, reason=str(error))

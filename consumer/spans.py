@@ -43,9 +43,10 @@ class FlushedRow(Protocol):
 class ProcessSpans:
     """Makes spans of updates after the fact, so that one without a span costs one look.
 
-    Of updates that nobody sampled it makes some all the same: of those given up on, of statements
-    that failed, and of the oldest in a statement when that is older than `slow_s`; of all these
-    together at most five a second, so that an outage does not become an outage of telemetry.
+    Updates that were sampled where they were sent get one, about `per_s_max` a second at most. Of
+    others it makes some all the same: of those given up on, of statements that failed, and of the
+    oldest in a statement when that is older than `slow_s`; of all these together five a second at
+    most, so that an outage does not become an outage of telemetry.
     """
 
     def __init__(
@@ -55,44 +56,50 @@ class ProcessSpans:
         group: str,
         topic_epoch: int,
         slow_s: float,
+        per_s_max: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tracer = tracer
         self._group = group
         self._topic_epoch = topic_epoch
         self._slow_s = slow_s
-        self._clock = clock
-        self._unasked = 0
-        self._second = 0
+        self._asked = _PerSecond(per_s_max, clock)
+        self._unasked = _PerSecond(_UNASKED_PER_S, clock)
 
     def written(
         self,
         shard: str,
         rows: Sequence[FlushedRow],
+        with_headers: Sequence[tuple[Record, int]],
         *,
         oldest_s: float,
         took_s: float,
         pool_wait_s: float,
     ) -> None:
-        """Make spans for those updates of a statement that were sampled where they were sent."""
-        asked = _sampled(rows)
-        if not asked and oldest_s > self._slow_s and self._may_unasked():
+        """Make spans for those updates of a statement that were sampled where they were sent.
+
+        `with_headers` has the records that have any, each with how many updates its row was folded
+        of. Without sampling none has.
+        """
+        asked = _sampled(with_headers) if with_headers and self._asked.may() else []
+        if not asked and oldest_s > self._slow_s and self._unasked.may():
             row = min(rows, key=lambda row: row.queue.updates[0].record.timestamp)
             asked = [(row.queue.updates[0].record, row.count, None)]
         if asked:
+            self._asked.take(len(asked) - 1)
             self._spans(shard, rows, asked, took_s=took_s, pool_wait_s=pool_wait_s)
 
     def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
         """Make spans for a statement that failed."""
-        if self._may_unasked():
+        if self._unasked.may():
             row = rows[0]
-            asked = _sampled(rows) or [(row.queue.updates[0].record, row.count, None)]
+            asked = [(row.queue.updates[0].record, row.count, None)]
             self._spans(shard, rows, asked, error=error)
 
     def given_up(self, record: Record, rejected: Rejected) -> None:
         """Make a span for a record that is in the dead-letter topic now."""
         sender = sampled_sender(record.headers) if record.headers else None
-        if sender is not None or self._may_unasked():
+        if sender is not None or self._unasked.may():
             span = self._process(record, sender, fold_size=1, started_ns=time.time_ns())
             _fail(span, rejected.reason, str(rejected))
             span.end()
@@ -166,32 +173,42 @@ class ProcessSpans:
             start_time=started_ns,
         )
 
-    def _may_unasked(self) -> bool:
+
+class _PerSecond:
+    """Says yes so many times a second."""
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._second = 0
+        self._taken = 0
+
+    def may(self) -> bool:
+        """Take one, if one is left."""
         second = int(self._clock())
         if second != self._second:
-            self._second, self._unasked = second, 0
-        self._unasked += 1
-        return self._unasked <= _UNASKED_PER_S
+            self._second, self._taken = second, 0
+        if self._taken >= self._limit:
+            return False
+        self._taken += 1
+        return True
+
+    def take(self, count: int) -> None:
+        """Take more, left or not."""
+        self._taken += count
 
 
 _Asked = tuple[Record, int, SpanContext | None]
 """A record that gets a span, how many updates its row was folded of, and where it was sent."""
 
 
-def _sampled(rows: Sequence[FlushedRow]) -> list[_Asked]:
+def _sampled(with_headers: Sequence[tuple[Record, int]]) -> list[_Asked]:
     """Return the first so many updates that were sampled where they were sent."""
-    # Without sampling no record has headers, so this is all that most updates cost.
-    with_headers = [
-        (pending.record, row.count)
-        for row in rows
-        for pending in row.queue.updates[: row.count]
-        if pending.record.headers
-    ]
     found: list[_Asked] = []
-    for record, count in with_headers:
+    for record, fold_size in with_headers:
         sender = sampled_sender(record.headers)
         if sender is not None:
-            found.append((record, count, sender))
+            found.append((record, fold_size, sender))
             if len(found) == _SENDERS_PER_FLUSH_MAX:
                 break
     return found

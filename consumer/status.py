@@ -1,18 +1,21 @@
 """What the consumer says of itself over HTTP: alive, ready, and the figures behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from consumer.assigned_work import AssignedWork
 from consumer.dead_letters import UnreadableRecords
 from consumer.holding import HoldingTopic
+from consumer.overview import Overview
 from consumer.shard_writer import ShardWriter
+from consumer.status_page import render
 from shared.holds import Holds, HoldState
 from shared.telemetry import Telemetry, metrics_route
 
@@ -66,8 +69,10 @@ class ConsumerStatus:
         }
 
 
-def create_status_app(status: ConsumerStatus, telemetry: Telemetry) -> Starlette:
-    """Build the app with `/livez`, `/readyz`, `/status` and `/metrics`."""
+def create_status_app(
+    status: ConsumerStatus, telemetry: Telemetry, overview: Callable[[], Overview]
+) -> Starlette:
+    """Build the app: the status page, the figures behind it, and what orchestrators ask."""
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -81,8 +86,17 @@ def create_status_app(status: ConsumerStatus, telemetry: Telemetry) -> Starlette
     async def figures(_: Request) -> Response:
         return JSONResponse(status.figures())
 
+    async def page(request: Request) -> Response:
+        return HTMLResponse(render(overview(), public=request.url.path == "/public"))
+
+    async def overview_json(_: Request) -> Response:
+        return Response(msgspec.json.encode(overview()), media_type="application/json")
+
     return Starlette(
         routes=[
+            Route("/", page),
+            Route("/public", page),
+            Route("/overview", overview_json),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/status", figures),

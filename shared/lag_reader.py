@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -21,17 +21,25 @@ from shared.topology import PARTITIONS
 
 _FETCH_BYTES: Final = 2**16
 _AGES_TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = 0.1
 
 
 class LagReader:
     """Looks at one topic as one group has read it."""
 
     def __init__(
-        self, client: AIOKafkaConsumer, admin: AIOKafkaAdminClient, topic: str, group: str
+        self,
+        client: AIOKafkaConsumer,
+        admin: AIOKafkaAdminClient,
+        *,
+        topic: str,
+        group: str,
+        patience_s: float,
     ) -> None:
         self._client = client
         self._admin = admin
         self._group = group
+        self._patience_s = patience_s
         self._all = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         self._ages: dict[int, tuple[int, int]] = {}
 
@@ -61,13 +69,30 @@ class LagReader:
 
     async def _positions(self) -> dict[int, int]:
         """Return where the group is; where it has committed nothing, it begins at the beginning."""
-        committed = await self._admin.list_consumer_group_offsets(self._group, partitions=self._all)
+        committed = await self._committed()
         positions = {tp.partition: at.offset for tp, at in committed.items() if at.offset >= 0}
         rest = [tp for tp in self._all if tp.partition not in positions]
         if rest:
             for tp, offset in (await self._client.beginning_offsets(rest)).items():
                 positions[tp.partition] = offset
         return positions
+
+    async def _committed(self) -> Mapping[TopicPartition, Any]:
+        """Return what the group has committed; in a new cluster that takes a moment to be known."""
+        async with asyncio.timeout(self._patience_s):
+            while True:
+                try:
+                    found: Mapping[
+                        TopicPartition, Any
+                    ] = await self._admin.list_consumer_group_offsets(
+                        self._group, partitions=self._all
+                    )
+                except KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    return found
 
     async def _oldest(
         self, positions: Mapping[int, int], ends: Mapping[int, int]
@@ -112,6 +137,7 @@ async def open_lag_reader(kafka: KafkaSettings, group: str) -> AsyncIterator[Lag
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=_FETCH_BYTES,
     )
+    timeout_s = kafka.request_timeout_ms / 1000
     admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-lag"))
     try:
         try:
@@ -121,8 +147,7 @@ async def open_lag_reader(kafka: KafkaSettings, group: str) -> AsyncIterator[Lag
             await asyncio.sleep(0)
         except KafkaError as error:
             raise Transient(f"Kafka cannot be reached ({type(error).__name__}).") from error
-        yield LagReader(client, admin, kafka.topic, group)
+        yield LagReader(client, admin, topic=kafka.topic, group=group, patience_s=timeout_s)
     finally:
-        timeout_s = kafka.request_timeout_ms / 1000
         await close_client(client.stop(), timeout_s=timeout_s)
         await close_client(admin.close(), timeout_s=timeout_s)

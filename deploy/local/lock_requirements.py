@@ -7,10 +7,11 @@ from deploy.local.layout import CHECKOUT
 
 
 def main() -> int:
-    """Write what the services, this checkout, `make bench` and the wheel's build need."""
+    """Write what services, this checkout, benchmarks, a browser and the wheel's build need."""
     services = _compile("services", "pyproject.toml")
     dev = _compile("dev", "pyproject.toml", "--extra=dev", f"--constraint={services}")
     _compile("bench", "pyproject.toml", "--extra=bench", f"--constraint={dev}")
+    _compile("browser", "-", f"--constraint={dev}", "--no-annotate", stdin="playwright>=1.65")
     _compile("build", "-", f"--constraint={dev}", "--no-annotate", stdin="hatchling")
     return 0
 
