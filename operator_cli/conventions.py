@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import Misconfigured, Transient
 from shared.settings import FrozenModel, KafkaSettings, ServiceSettings
@@ -25,9 +26,24 @@ class KeyFiles(FrozenModel):
     revoked_tokens_file: Path = Path("revoked_tokens")
 
 
+ShardMapFile = Annotated[
+    Path | None,
+    typer.Option("--shard-map", metavar="FILE", help="Default: TIDEMARK_SHARD_MAP_FILE."),
+]
+
+
+class ConsumerGroup(BaseModel):
+    """The group that the consumers are in; what else is set of it is theirs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str = Field("tidemark-consumer", min_length=1)
+
+
 class OperatorSettings(ServiceSettings):
     """What the commands read from the environment."""
 
+    group: ConsumerGroup = ConsumerGroup()
     shard_map_file: Path = Path("shard_map.json")
     kafka: KafkaSettings = KafkaSettings()
     auth: KeyFiles = KeyFiles()

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -161,6 +161,34 @@ async def list_holds(kafka: KafkaSettings, *, released: bool = False) -> Sequenc
                     if _is_of(view, record) and seen[view.key].add(_offset(record)):
                         counts[view.key] += 1
     return [CountedHold(view, counts[view.key]) for view in views]
+
+
+async def held_positions(kafka: KafkaSettings, apps: Collection[str]) -> set[tuple[int, int]]:
+    """Return partition and offset of each update of these apps that is held back now.
+
+    Raises:
+        Misconfigured: a topic is missing, or may not be read.
+        Transient: Kafka cannot be reached.
+    """
+    views = [
+        view
+        for view in (await read_holds(kafka)).views()
+        if view.key.app in apps and view.state is not HoldState.RELEASED
+    ]
+    found: set[tuple[int, int]] = set()
+    if not views:
+        return found
+    async with open_reader(kafka, kafka.held_topic, _CLIENT) as reader:
+        starts: dict[int, int] = {}
+        for view in views:
+            at = held_partition_of(partition_of(view.key.app))
+            starts[at] = min(view.read_from, starts.get(at, view.read_from))
+        async for records in reader.read(starts, await reader.ends(starts)):
+            for record in records:
+                for view in views:
+                    if record.key == view.key.app.encode() and _is_of(view, record):
+                        found.add((partition_of(view.key.app), _offset(record)))
+    return found
 
 
 def _is_of(view: HoldView, record: Any) -> bool:

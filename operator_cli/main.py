@@ -2,15 +2,24 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
+from operator_cli.conventions import (
+    Json,
+    OperatorSettings,
+    ShardMapFile,
+    print_json,
+    with_exit_codes,
+)
 from operator_cli.dead_letter_commands import dead_letters_app
 from operator_cli.hold_commands import hold_app
+from operator_cli.hot_commands import hot
+from operator_cli.inspect_command import inspect
 from operator_cli.key_commands import keys_app, token_app
+from operator_cli.lag_commands import lag
+from operator_cli.plan_command import plan
 from operator_cli.release_commands import pre_stop, smoke
 from shared.errors import Misconfigured, Transient
 from shared.settings import load, read_shard_map
@@ -34,11 +43,19 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(token_app, name="token")
 app.command("pre-stop", epilog="Example: tidemark pre-stop tidemark-consumer")(pre_stop)
 app.command("smoke", epilog="Example: tidemark smoke --url http://tidemark-ingest")(smoke)
-
-ShardMapFile = Annotated[
-    Path | None,
-    typer.Option("--shard-map", metavar="FILE", help="Default: TIDEMARK_SHARD_MAP_FILE."),
-]
+app.command(
+    epilog="Examples: tidemark inspect --app 0b7c… --since 10m · tidemark inspect --top apps "
+    "--since 1h · tidemark inspect --app 0b7c… --subscription 6c1f… --fold · tidemark inspect "
+    "--where \"tags.plan == 'pro'\" --json"
+)(inspect)
+app.command(
+    epilog="Example: tidemark hot --url http://consumer-0:8090 --url http://consumer-1:8090"
+)(hot)
+app.command(
+    epilog="Examples: tidemark plan --rate 2000 --burst 20000x10m --capacity 4000 --svg plan.svg · "
+    "tidemark plan --from-metrics --burst 5000x2m"
+)(plan)
+app.command(epilog="Examples: tidemark lag · tidemark lag --json · tidemark lag --export 9101")(lag)
 
 
 @app.command(

@@ -1,0 +1,90 @@
+"""`tidemark hot`: the hottest subscriptions and apps, as the consumers see them."""
+
+import asyncio
+import http.client
+import urllib.request
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from operator_cli.conventions import Json, print_json, with_exit_codes
+from shared.errors import Misconfigured, Transient
+from shared.wording import amount
+
+if TYPE_CHECKING:
+    from consumer.overview import Hot, Overview
+
+
+@with_exit_codes
+def hot(
+    *,
+    url: Annotated[
+        list[str],
+        typer.Option(
+            "--url", envvar="TIDEMARK_CONSUMERS", help="Status address of a consumer; repeat it."
+        ),
+    ] = ["http://127.0.0.1:8090"],  # noqa: B006 - typer copies it
+    limit: Annotated[int, typer.Option(min=1, max=10, help="How many of each.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Name the subscriptions and apps that get the most updates, of the last one to two minutes.
+
+    A count with two numbers lies between them; with one it is exact.
+    """
+    views = asyncio.run(_ask(url))
+    # An app lives with one consumer, so what several say is put together, not added.
+    rows = sorted((e for v in views for e in v.hot_subscriptions), key=lambda e: -e.per_s)[:limit]
+    apps = sorted((e for v in views for e in v.hot_apps), key=lambda e: -e.per_s)[:limit]
+    if as_json:
+        print_json({"subscriptions": list(map(_members, rows)), "apps": list(map(_members, apps))})
+        return
+    _print("subscription", rows)
+    _print("app", apps)
+
+
+async def _ask(urls: list[str]) -> "list[Overview]":
+    return list(await asyncio.gather(*(asyncio.to_thread(_overview, url) for url in urls)))
+
+
+def _overview(url: str) -> "Overview":
+    import msgspec
+
+    from consumer.overview import Overview
+
+    if not url.startswith(("http://", "https://")):
+        raise Misconfigured(f"{url} is no address of a consumer; write http://host:port.")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/overview", timeout=10) as answer:  # noqa: S310
+            return msgspec.json.decode(answer.read(), type=Overview)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+        raise Transient(
+            f"The consumer at {url} does not tell ({type(error).__name__}); name it with --url."
+        ) from error
+
+
+def _members(hot: "Hot") -> dict[str, object]:
+    return {
+        "app": hot.app,
+        "subscription": hot.subscription,
+        "updates_low": hot.low,
+        "updates_high": hot.high,
+        "per_s": round(hot.per_s, 1),
+        "share": round(hot.share, 4),
+    }
+
+
+def _print(title: str, keys: "list[Hot]") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title, "updates", "a second", "share", box=box.SIMPLE)
+    for each in keys:
+        name = each.app if each.subscription is None else f"{each.app}/{each.subscription}"
+        count = amount(each.low)
+        if each.high != each.low:
+            count += f" to {amount(each.high)}"
+        table.add_row(name, count, amount(each.per_s), f"{each.share:.1%}")
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)

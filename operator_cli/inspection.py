@@ -1,0 +1,312 @@
+"""What is in the stream: scans of the topic of updates, or of dead letters, that change nothing.
+
+No group is joined and nothing is committed. Most records are thrown out by their bytes alone,
+before they are decoded.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import cel
+import msgspec
+
+from operator_cli.dead_letters import DeadLetter, find, progress
+from operator_cli.dead_letters import Filters as LetterFilters
+from operator_cli.holds import held_positions
+from shared.errors import Misconfigured, Rejected
+from shared.lag_reader import open_lag_reader
+from shared.origins import Origin, facts
+from shared.settings import KafkaSettings
+from shared.topic_reader import TopicReader, open_reader, require_partitions
+from shared.topology import partition_of
+from shared.tracing import TRACEPARENT
+from shared.updates import Update, decode
+
+_PORTION: Final = 50_000
+_FOLLOW_S: Final = 0.5
+
+Top = Literal["apps", "subscriptions", "tags"]
+
+
+class Condition:
+    """An expression in CEL over one record: it cannot loop, call out or change anything.
+
+    It knows `app_id`, `subscription_id`, `tags`, `properties`, `increment`, `increment_tags`,
+    `partition`, `offset` and `accepted` (a timestamp). What it cannot evaluate, such as a tag that
+    is not there, does not match.
+
+    Raises:
+        Misconfigured: it is no expression.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            self._program = cel.compile(text)
+        except ValueError as error:
+            raise Misconfigured(f"--where cannot be read as CEL: {error}") from error
+
+    def matches(self, record: Any, update: Update) -> bool:
+        """Say whether it is true of a record."""
+        try:
+            result = self._program.execute(
+                {
+                    **msgspec.structs.asdict(update),
+                    "partition": record.partition,
+                    "offset": record.offset,
+                    "accepted": datetime.fromtimestamp(record.timestamp / 1000, UTC),
+                }
+            )
+        except (ValueError, RuntimeError, KeyError, TypeError):
+            return False
+        return result is True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which records are meant; what is None does not narrow them. IDs are canonical."""
+
+    app: str | None = None
+    subscription: str | None = None
+    tag: str | None = None
+    """`name`, or `name=value`."""
+    trace: str | None = None
+    where: Condition | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def sieve(self) -> Callable[[Any], bool]:
+        """Return a test of a record's bytes that throws out most, and nothing that is meant."""
+        tests: list[Callable[[Any], bool]] = []
+        if self.app is not None:
+            key = self.app.encode()
+            tests.append(lambda record: record.key == key)
+        if self.subscription is not None:
+            needle = f'"{self.subscription}"'.encode()
+            tests.append(lambda record: needle in (record.value or b""))
+        if self.tag is not None:
+            name = msgspec.json.encode(self.tag.partition("=")[0])
+            tests.append(lambda record: name in (record.value or b""))
+        if self.trace is not None:
+            trace = self.trace.encode()
+            tests.append(
+                lambda record: any(
+                    name == TRACEPARENT and trace in value for name, value in record.headers
+                )
+            )
+        match tests:
+            case []:
+                return lambda _: True
+            case [only]:
+                return only
+            case _:
+                return lambda record: all(test(record) for test in tests)
+
+    def match(self, record: Any, update: Update | None) -> bool:
+        """Say whether a record that went through the sieve is meant."""
+        if self.subscription is not None and (
+            update is None or update.subscription_id != self.subscription
+        ):
+            return False
+        if self.tag is not None and not (update is not None and _has_tag(update, self.tag)):
+            return False
+        return self.where is None or (update is not None and self.where.matches(record, update))
+
+
+def _has_tag(update: Update, wanted: str) -> bool:
+    name, given, text = wanted.partition("=")
+    if name not in update.tags:
+        return name in update.increment_tags and not given
+    return not given or _as_text(update.tags[name]) == text
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A record that was meant, and the update in it; None where it is none."""
+
+    record: Any
+    update: Update | None
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """App and subscription, as far as they can be read."""
+        if self.update is not None:
+            return self.update.app_id, self.update.subscription_id
+        return (self.record.key or b"").decode(errors="replace"), ""
+
+
+@dataclass(slots=True)
+class Scanned:
+    """Which offsets were looked at, by partition: from the first, up to and without the second."""
+
+    partitions: int = 0
+    records: int = 0
+    matched: int = 0
+    first: int | None = None
+    end: int | None = None
+    complete: bool = True
+    removed: bool = False
+    """Whether retention has removed what came before."""
+
+    def sentence(self) -> str:
+        """Say what was looked at, and whether it was everything that was asked for."""
+        if self.partitions == 1 and self.first is not None:
+            where = f"offsets {self.first:,} to {(self.end or 0) - 1:,} of one partition"
+            if self.first == self.end:
+                where = "one partition, which has nothing there"
+        else:
+            where = f"{self.partitions} partitions"
+        parts = [f"{self.matched:,} of {self.records:,} records match; scanned {where}"]
+        parts.append(
+            "complete" if self.complete else "NOT complete: --limit was reached, more may follow"
+        )
+        if self.removed:
+            parts.append("older records were removed by retention")
+        return "; ".join(parts) + "."
+
+
+async def scan(
+    kafka: KafkaSettings,
+    filters: Filters,
+    *,
+    limit: int | None,
+    scanned: Scanned,
+    dead_letters: bool = False,
+    follow: bool = False,
+) -> AsyncIterator[Seen]:
+    """Yield the records that are meant, in the order of each partition; note in `scanned` how far.
+
+    With `follow` it never ends.
+
+    Raises:
+        Misconfigured: the topic is missing, or may not be read.
+        Transient: Kafka cannot be reached.
+    """
+    topic = kafka.dead_letter_topic if dead_letters else kafka.topic
+    count = await require_partitions(kafka, topic)
+    only_one = filters.app is not None and not dead_letters
+    partitions = [partition_of(filters.app or "")] if only_one else list(range(count))
+    sieve = filters.sieve()
+    async with open_reader(kafka, topic, "tidemark-inspect") as reader:
+        starts, ends = await _range(reader, partitions, filters)
+        beginnings = await reader.beginnings(partitions)
+        scanned.partitions = len(partitions)
+        scanned.removed = filters.since_ms is None and any(beginnings.values())
+        if only_one:
+            scanned.first, scanned.end = starts[partitions[0]], ends[partitions[0]]
+        while True:
+            with progress("Reading", sum(ends[n] - starts[n] for n in starts)) as advance:
+                async for records in reader.read(starts, ends, records_max=_PORTION):
+                    advance(len(records))
+                    for record in filter(sieve, records):
+                        seen = Seen(record, _update_of(record, dead=dead_letters))
+                        if not filters.match(record, seen.update):
+                            continue
+                        scanned.matched += 1
+                        yield seen
+                        if scanned.matched == limit:
+                            scanned.records += 1 + records.index(record)
+                            scanned.complete = record.offset + 1 >= ends[record.partition]
+                            scanned.complete &= len(partitions) == 1
+                            scanned.end = record.offset + 1
+                            return
+                    scanned.records += len(records)
+            if not follow:
+                return
+            await asyncio.sleep(_FOLLOW_S)
+            starts, ends = ends, await reader.ends(partitions)
+
+
+async def _range(
+    reader: TopicReader, partitions: Sequence[int], filters: Filters
+) -> tuple[dict[int, int], dict[int, int]]:
+    ends = await reader.ends(partitions)
+    starts = await reader.beginnings(partitions)
+    if filters.since_ms is not None:
+        found = await reader.at_time(partitions, filters.since_ms)
+        starts = {n: ends[n] if (at := found[n]) is None else at for n in partitions}
+    if filters.until_ms is not None:
+        found = await reader.at_time(partitions, filters.until_ms)
+        ends = {n: ends[n] if (at := found[n]) is None else at for n in partitions}
+    return starts, {n: max(starts[n], ends[n]) for n in partitions}
+
+
+def _update_of(record: Any, *, dead: bool) -> Update | None:
+    try:
+        home = partition_of((record.key or b"").decode()) if dead else record.partition
+        return decode(record.value, home)
+    except (Rejected, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Tops:
+    """What came most often."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, seen: Seen, what: Top) -> None:
+        """Count one record."""
+        if what == "apps":
+            self.counts[seen.ids[0]] += 1
+        elif what == "subscriptions":
+            self.counts["/".join(seen.ids)] += 1
+        elif seen.update is not None:
+            self.counts.update({*seen.update.tags, *seen.update.increment_tags})
+
+
+@dataclass(frozen=True, slots=True)
+class Fates:
+    """What became of records: below `committed` they were applied, unless kept elsewhere."""
+
+    committed: Mapping[int, int]
+    dead: frozenset[tuple[int, int]]
+    held: frozenset[tuple[int, int]]
+
+    def of(self, record: Any) -> str:
+        """Return `applied`, `waiting`, `dead-lettered` or `held`."""
+        at = (record.partition, record.offset)
+        if at in self.dead:
+            return "dead-lettered"
+        if at in self.held:
+            return "held"
+        return "applied" if record.offset < self.committed.get(record.partition, 0) else "waiting"
+
+
+async def fates(kafka: KafkaSettings, group: str, seen: Sequence[Seen]) -> Fates:
+    """Find out what became of records of the topic of updates.
+
+    Raises:
+        Misconfigured: a topic is missing, or may not be read.
+        Transient: Kafka cannot be reached.
+    """
+    if not seen:
+        return Fates({}, frozenset(), frozenset())
+    wanted = {(each.record.partition, each.record.offset) for each in seen}
+    since_ms = min(each.record.timestamp for each in seen)
+    async with open_lag_reader(kafka, group) as reader:
+        committed = (await reader.look(ages=False)).positions
+    dead: set[tuple[int, int]] = set()
+
+    def note(letter: DeadLetter) -> None:
+        origin = letter.origin
+        if origin is not None and origin.topic == kafka.topic:
+            dead.add((origin.partition, origin.offset))
+
+    await find(kafka, LetterFilters(since_ms=since_ms), limit=1, note=note)
+    held = await held_positions(kafka, {each.ids[0] for each in seen})
+    return Fates(committed, frozenset(dead & wanted), frozenset(held & wanted))
+
+
+def fate_of_dead_letter(record: Any) -> str:
+    """Return why a dead letter is one, and where it came from."""
+    ours = facts(record.headers)
+    origin = Origin.of_headers(record.headers)
+    return f"{ours.get('reason', '')} {f'{origin.partition}:{origin.offset}' if origin else ''}"

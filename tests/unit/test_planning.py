@@ -1,0 +1,52 @@
+"""What a burst does, worked out."""
+
+from math import isclose
+
+import pytest
+
+from operator_cli.planning import Burst, Scenario, at, simulate
+from operator_cli.plots import Curve, as_svg, as_text
+from shared.errors import Misconfigured
+
+TALK = Scenario(rate=2_000, capacity=4_000, burst=Burst(20_000, 600))
+
+
+def test_time_lag_goes_on_growing_after_message_lag_has_begun_to_fall() -> None:
+    plan = simulate(TALK)
+
+    assert isclose(plan.message_peak.at_s, 600, rel_tol=0.02)
+    assert isclose(plan.message_peak.message_lag, 16_000 * 600, rel_tol=0.02)
+    # The last record of the burst is applied when 12 M records have been, at 4,000 a second.
+    assert isclose(plan.time_peak.at_s, 3_000, rel_tol=0.02)
+    assert isclose(plan.time_peak.time_lag_s, 2_400, rel_tol=0.02)
+    assert isclose(plan.caught_up_s, 600 + 9_600_000 / 2_000, rel_tol=0.02)
+
+
+def test_a_shard_that_is_stopped_for_a_minute_is_a_minute_late_and_catches_up() -> None:
+    stopped = Scenario(rate=1_000, capacity=3_000, burst=Burst(0, 0), stopped_s=60)
+
+    plan = simulate(stopped)
+
+    assert isclose(plan.time_peak.time_lag_s, 60, rel_tol=0.02)
+    assert isclose(plan.message_peak.message_lag, 60_000, rel_tol=0.02)
+    assert isclose(plan.caught_up_s, 60 + 30, rel_tol=0.02)
+
+
+def test_a_backlog_is_as_old_as_it_took_to_come() -> None:
+    plan = simulate(Scenario(rate=100, capacity=200, burst=Burst(0, 0), backlog=1_000))
+
+    assert isclose(plan.moments[0].time_lag_s, 10, rel_tol=0.01)
+    assert at(plan, 1_000).message_lag == 0
+
+
+def test_a_capacity_that_never_catches_up_is_told() -> None:
+    with pytest.raises(Misconfigured, match="never catches up"):
+        Scenario(rate=10, capacity=10, burst=Burst(0, 0))
+
+
+def test_curves_are_drawn() -> None:
+    curve = Curve("lag", [(0.0, 0.0), (1.0, 8.0)], str, str, measured=[(0.5, 4.0)])
+
+    assert "█" in as_text(curve)
+    assert as_svg([curve], "a < b").count("<circle") == 1
+    assert "a &lt; b" in as_svg([curve], "a < b")
