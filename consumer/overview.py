@@ -108,6 +108,7 @@ def read_overview(of: Sources, name: str) -> Overview:
         hot_subscriptions=[
             Hot(app=app, subscription=subscription, **_numbers(subscriptions, low, high))
             for (app, subscription), low, high in _most(subscriptions)
+            if low >= high - low  # less is what anybody may have
         ],
         hot_apps=[Hot(app=app, **_numbers(apps, low, high)) for app, low, high in _most(apps)],
         hot_window_s=subscriptions.seconds,

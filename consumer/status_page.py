@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from consumer.lag_watch import TREND_S
 from consumer.overview import Overview, Point
@@ -15,6 +16,7 @@ from shared.wording import amount, duration
 
 _WIDTH: Final = 280
 _HEIGHT: Final = 56
+_SPAN_MIN_S: Final = 60.0
 _COLUMNS: Final = 60
 _CELL: Final = 12
 _LEVELS: Final = (1, 100, 1_000, 10_000)
@@ -30,17 +32,17 @@ class Plot:
     label: str
 
 
-def plot(trend: Sequence[Point], name: str, unit: str, now_s: float) -> Plot:
+def plot(trend: Sequence[Point], name: str, unit: str, *, now_s: float, span_s: float) -> Plot:
     """Draw `message_lag` or `time_lag` of a shard."""
     values = [point.message_lag if unit == "records" else point.time_lag_s for point in trend]
     top = max(values, default=0) or 1
     points = " ".join(
-        f"{_WIDTH * (1 - (now_s - point.at_s) / TREND_S):.1f},{_HEIGHT * (1 - value / top):.1f}"
+        f"{_WIDTH * (1 - (now_s - point.at_s) / span_s):.1f},{_HEIGHT * (1 - value / top):.1f}"
         for point, value in zip(trend, values, strict=True)
     )
     shown = amount if unit == "records" else duration
     highest, last = shown(max(values, default=0)), shown(values[-1] if values else 0)
-    label = f"{name} of the last half hour: at most {highest}, now {last}"
+    label = f"{name} of the last {duration(span_s)}: at most {highest}, now {last}"
     return Plot(points, highest, label)
 
 
@@ -70,6 +72,7 @@ def cells(waiting: Mapping[int, int]) -> list[Cell]:
 def render(view: Overview, *, public: bool) -> str:
     """Return the page; `public` leaves out whatever names a customer."""
     found = troubles(view)
+    times = {"now_s": view.at_s, "span_s": _span_s(view)}
     if public:
         shown: Sequence[Any] = [each for each in found if each.public]
     else:
@@ -80,8 +83,8 @@ def render(view: Overview, *, public: bool) -> str:
         troubles=shown,
         plots={
             shard.name: (
-                plot(shard.trend, f"Waiting records of {shard.name}", "records", view.at_s),
-                plot(shard.trend, f"Time lag of {shard.name}", "seconds", view.at_s),
+                plot(shard.trend, f"Waiting in {shard.name}", "records", **times),
+                plot(shard.trend, f"Time lag of {shard.name}", "seconds", **times),
             )
             for shard in view.shards
         },
@@ -89,10 +92,27 @@ def render(view: Overview, *, public: bool) -> str:
         worst=sorted(view.waiting.items(), key=lambda item: -item[1])[:10],
         total=sum(shard.message_lag for shard in view.shards),
         oldest_s=max((shard.time_lag_s for shard in view.shards), default=0.0),
+        span_s=times["span_s"],
         width=_WIDTH,
         height=_HEIGHT,
         map_width=_COLUMNS * _CELL,
         map_height=PARTITIONS // _COLUMNS * _CELL,
+    )
+
+
+def _span_s(view: Overview) -> float:
+    """Return how far back the plots go: half an hour, or as far as there is anything."""
+    firsts = [shard.trend[0].at_s for shard in view.shards if shard.trend]
+    since_s = view.at_s - min(firsts, default=view.at_s)
+    return min(TREND_S, max(_SPAN_MIN_S, since_s))
+
+
+def _with_code(text: str) -> Markup:
+    """Set off what stands between backticks: a command to type."""
+    parts = (escape(part) for part in text.split("`"))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part
+        for number, part in enumerate(parts)
     )
 
 
@@ -101,5 +121,10 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("consumer", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"amount": amount, "duration": duration, "clock": clock}
+    environment.filters |= {
+        "amount": amount,
+        "duration": duration,
+        "clock": clock,
+        "code": _with_code,
+    }
     return environment.get_template("status.html")

@@ -81,9 +81,8 @@ class LagHistory:
         """Say how these partitions stand at the latest look."""
         numbers = list(partitions)
         look = self._looks[-1]
-        before = self._before(look.at_s)
+        before = self._before(look.at_s, numbers)
         seconds = look.at_s - before.at_s
-        # What was not seen then says nothing about a rate.
         known = [each for each in numbers if each in before.ends and each in look.ends]
         accepted = sum(look.ends[each] - before.ends[each] for each in known)
         done = sum(
@@ -113,12 +112,11 @@ class LagHistory:
         found = [self.lag(shard.name, shard.partitions) for shard in shards]
         return [*found, self.lag(TOTAL, (each for shard in shards for each in shard.partitions))]
 
-    def _before(self, now_s: float) -> Look:
-        """Return the look that rates are counted from."""
+    def _before(self, now_s: float, partitions: Sequence[int]) -> Look:
+        """Return the look that rates are counted from: the first of the window that has them."""
         looks = self._looks
-        return looks[
-            min(
-                bisect_left(looks, now_s - RATE_WINDOW_S, key=lambda look: look.at_s),
-                len(looks) - 1,
-            )
-        ]
+        first = bisect_left(looks, now_s - RATE_WINDOW_S, key=lambda look: look.at_s)
+        for number in range(first, len(looks)):
+            if all(each in looks[number].ends for each in partitions):
+                return looks[number]
+        return looks[-1]

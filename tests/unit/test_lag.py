@@ -24,6 +24,17 @@ def test_rates_are_those_of_the_window_and_say_when_nothing_will_wait() -> None:
     assert lag.catch_up_s == 100
 
 
+def test_rates_of_partitions_that_are_new_here_are_counted_from_when_they_came() -> None:
+    history = LagHistory()
+    history.add(Look(0, {}, {}, {}))
+    history.add(Look(5, {0: 1_000}, {0: 0}, {}))
+    history.add(Look(10, {0: 1_500}, {0: 1_000}, {}))
+
+    lag = history.lag("all", [0])
+
+    assert (lag.accepted_per_s, lag.done_per_s) == (100, 200)
+
+
 def test_a_backlog_that_does_not_shrink_is_never_caught_up_with() -> None:
     history = LagHistory()
     history.add(look(0, 10, 0))
