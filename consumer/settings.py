@@ -76,7 +76,7 @@ class InFlightSettings(FrozenModel):
         description="Records of this process, dealt out to its shards in equal shares.",
     )
     bytes_max: int = Field(
-        96 * 2**20,
+        80 * 2**20,
         ge=2**20,
         le=2**36,
         description="Bytes of this process, as held in memory, dealt out likewise.",

@@ -228,17 +228,21 @@ class ShardWriter:
         self.pace.note(took_s, more_waits=bool(self._ready))
         self._observer.written(self.name, rows, took_s=took_s, pool_wait_s=applied.pool_wait_s)
         self.counts.flushes += 1
-        self.counts.rows_written += applied.rows_written
-        self.counts.rows_skipped += len(rows) - applied.rows_written
-        for row, change, position in zip(rows, changes, applied.positions, strict=True):
-            self._complete(row, change, position)
+        rows_written = sum(applied.written)
+        self.counts.rows_written += rows_written
+        self.counts.rows_skipped += len(rows) - rows_written
+        found = zip(rows, changes, applied.positions, applied.written, strict=True)
+        for row, change, position, written in found:
+            self._complete(row, change, position, written=written)
         return ()
 
-    def _complete(self, row: _Row, change: RowChange, position: int | None) -> None:
+    def _complete(
+        self, row: _Row, change: RowChange, position: int | None, *, written: bool
+    ) -> None:
         if position is None:
             self.counts.updates_ignored += row.count
             row.work.complete(row.queue, row.count)
-        elif position == change.last_offset:
+        elif written and position >= change.last_offset:
             self.counts.updates_applied += row.count
             row.work.complete(row.queue, row.count)
         else:

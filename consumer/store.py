@@ -39,7 +39,8 @@ class Applied:
     """
 
     positions: Sequence[int | None]
-    rows_written: int
+    written: Sequence[bool]
+    """Which changes this statement wrote, rather than one before it or after."""
     pool_wait_s: float = field(default=0.0, compare=False)
     """How long it waited for a connection."""
 
@@ -83,9 +84,16 @@ class ShardStore:
             )
             rows_written = int(status.rpartition(" ")[2])
             if rows_written == len(changes):
-                return Applied([each.last_offset for each in changes], rows_written, pool_wait_s)
+                positions = [each.last_offset for each in changes]
+                return Applied(positions, [True] * rows_written, pool_wait_s)
             rows = await connection.fetch(_READ_POSITIONS, *ids)
-        return Applied([self._offset(*row) for row in rows], rows_written, pool_wait_s)
+        # What was just written is younger than what was found.
+        newest = min((row["age"] for row in rows if row["age"] is not None), default=None)
+        return Applied(
+            [self._offset(row["applied_epoch"], row["applied_offset"]) for row in rows],
+            [bool(rows_written) and row["age"] == newest for row in rows],
+            pool_wait_s,
+        )
 
     def _offset(self, epoch: int | None, offset: int | None) -> int | None:
         if epoch is None:

@@ -17,7 +17,7 @@ class BodySettings(FrozenModel):
         2**20, ge=2**10, le=2**24, description="Bytes of one body; a longer one is answered 413."
     )
     held_bytes_max: int = Field(
-        64 * 2**20,
+        48 * 2**20,
         ge=2**20,
         le=2**34,
         description="Bytes of all bodies that have arrived in part; one more is answered 503.",

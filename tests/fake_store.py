@@ -36,7 +36,7 @@ class FakeStore:
         for change in changes:
             if _has_nul(change.tags) or _has_nul(change.properties):
                 raise Rejected("Postgres refuses the data.", reason="refused", sqlstate="22P05")
-        written = sum(self._apply(change) for change in changes)
+        written = [self._apply(change) for change in changes]
         return Applied([self._position(change) for change in changes], written)
 
     def _apply(self, change: RowChange) -> bool:

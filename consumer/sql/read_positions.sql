@@ -1,5 +1,6 @@
--- Positions of rows, in the order asked for; NULL where there is no row.
-SELECT row.applied_epoch, row.applied_offset
+-- Positions of rows, and how many transactions ago they were written, in the order asked for; NULL
+-- where there is no row.
+SELECT row.applied_epoch, row.applied_offset, age(row.xmin) AS age
 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS wanted (app_id, subscription_id, place)
 LEFT JOIN subscriptions AS row USING (app_id, subscription_id)
 ORDER BY wanted.place

@@ -221,7 +221,7 @@ class WriteBehind:
         self._store = store
 
     async def apply(self, changes: Sequence[RowChange]) -> Applied:
-        return Applied([change.last_offset for change in changes], len(changes))
+        return Applied([each.last_offset for each in changes], [True] * len(changes))
 
 
 async def test_rule_3_an_update_completed_before_its_row_is_durable(

@@ -80,7 +80,7 @@ class StoreContract:
             change_of(5, update_of(1, tags={"a": 1, "gone": None}, increment={"session_count": 2}))
         )
 
-        assert applied == Applied([5], 1)
+        assert applied == Applied([5], [True])
         assert await shard.row(1) == ({"a": Decimal(1)}, {"session_count": Decimal(2)})
 
     async def test_sets_unsets_and_increments_add_up_as_in_the_model(self, shard: Shard) -> None:
@@ -104,7 +104,7 @@ class StoreContract:
 
         again = await shard.apply(change)
 
-        assert again == Applied([5], 0)
+        assert again == Applied([5], [False])
         assert await shard.row(1) == ({}, {"session_count": Decimal(1)})
 
     async def test_an_older_change_is_refused_and_told_where_the_row_stands(
@@ -114,7 +114,7 @@ class StoreContract:
 
         applied = await shard.apply(change_of(3, update_of(1, tags={"n": 3})))
 
-        assert applied == Applied([9], 0)
+        assert applied == Applied([9], [False])
         assert await shard.row(1) == ({"n": Decimal(9)}, {})
 
     async def test_a_fold_that_straddles_the_position_is_not_applied_in_part(
@@ -125,7 +125,7 @@ class StoreContract:
 
         applied = await shard.apply(change_of(1, one, one, one))
 
-        assert applied == Applied([1], 0)
+        assert applied == Applied([1], [False])
         assert await shard.row(1) == ({}, {"session_count": Decimal(2)})
 
     async def test_some_rows_of_a_statement_may_be_behind_and_others_not(
@@ -137,7 +137,7 @@ class StoreContract:
             change_of(6, update_of(1, tags={"n": 6})), change_of(8, update_of(2, tags={"n": 8}))
         )
 
-        assert applied == Applied([7, 8], 1)
+        assert applied == Applied([7, 8], [False, True])
         assert await shard.row(2) == ({"n": Decimal(8)}, {})
 
     async def test_a_missing_row_is_left_missing_where_none_is_to_be_created(
@@ -145,7 +145,7 @@ class StoreContract:
     ) -> None:
         applied = await shard.apply(change_of(0, update_of(1, tags={"n": 1})), create=False)
 
-        assert applied == Applied([None], 0)
+        assert applied == Applied([None], [False])
         assert await shard.row(1) is None
 
     async def test_a_later_topic_epoch_starts_over_and_an_earlier_one_is_over(
@@ -156,8 +156,8 @@ class StoreContract:
         later = await shard.apply(change_of(0, update_of(1, tags={"n": 2})), epoch=1)
         earlier = await shard.apply(change_of(901, update_of(1, tags={"n": 3})))
 
-        assert later == Applied([0], 1)
-        assert earlier == Applied([APPLIED_BEFORE], 0)
+        assert later == Applied([0], [True])
+        assert earlier == Applied([APPLIED_BEFORE], [False])
         assert await shard.row(1) == ({"n": Decimal(2)}, {})
 
     async def test_data_that_is_refused_takes_nothing_of_its_statement_along(

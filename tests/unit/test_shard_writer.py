@@ -250,6 +250,8 @@ def test_a_replay_from_any_offset_changes_nothing(
         again.receive(*sequence[committed:], first=committed)
         await again.settle()
         assert again.work.committable == (len(sequence) if committed < len(sequence) else None)
+        assert again.writer.counts.updates_replayed == applied - committed
+        assert again.writer.counts.updates_applied == len(sequence) - applied
         return store
 
     row = asyncio.run(scenario()).rows[APP, subscription(0)]
