@@ -242,6 +242,7 @@ async def open_writers(
                     statement_timeout_s=write.statement_timeout_ms / 1000,
                     topic_epoch=settings.kafka.topic_epoch,
                     create_missing=write.missing == "create",
+                    pooled=write.pooler == "transaction",
                 )
             )
             writers[shard.name] = ShardWriter(

@@ -112,6 +112,11 @@ class WriteSettings(FrozenModel):
     rows_per_flush_min: int = Field(
         50, ge=1, le=10_000, description="Rows that a slow shard is still given."
     )
+    pooler: Literal["none", "transaction"] = Field(
+        "none",
+        description="What is between here and the shards: transaction for PgBouncer or another "
+        "that may give each transaction another connection.",
+    )
     connect_timeout_ms: int = Field(
         3_000, ge=10, le=60_000, description="How long connecting to a shard may take."
     )

@@ -49,13 +49,17 @@ class ShardStore:
     """Writes folded updates to the rows of one shard.
 
     `topic_epoch` goes before the offset in every position. `create_missing` says whether an
-    update of a subscription that has no row creates it.
+    update of a subscription that has no row creates it. `first` is a statement that each
+    transaction begins with; without one, statements are their own transactions.
     """
 
-    def __init__(self, pool: asyncpg.Pool, *, topic_epoch: int, create_missing: bool) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, *, topic_epoch: int, create_missing: bool, first: str | None
+    ) -> None:
         self._pool = pool
         self._topic_epoch = topic_epoch
         self._create_missing = create_missing
+        self._first = first
 
     async def apply(self, changes: Sequence[RowChange]) -> Applied:
         """Write each change whose row is still below its first offset, in one statement.
@@ -107,7 +111,12 @@ class ShardStore:
         with _translated_errors():
             connection = await self._pool.acquire()
             try:
-                yield connection
+                if self._first is None:
+                    yield connection
+                else:
+                    async with connection.transaction():
+                        await connection.execute(self._first)
+                        yield connection
             except asyncpg.PostgresError:
                 # The server answered: the connection is in order.
                 await self._pool.release(connection)
@@ -130,8 +139,16 @@ async def open_store(
     statement_timeout_s: float,
     topic_epoch: int,
     create_missing: bool,
+    pooled: bool = False,
 ) -> AsyncIterator[ShardStore]:
-    """Open a pool that connects when first used, so that a shard that is down stops nobody."""
+    """Open a pool that connects when first used, so that a shard that is down stops nobody.
+
+    `pooled` says that each transaction may run on another connection of the server: nothing is
+    prepared, and nothing set, for longer than one. A pooler such as PgBouncer also refuses to
+    pass settings on at connecting.
+    """
+    statement_timeout = f"{statement_timeout_s * 1000:.0f}"
+    settings = {"application_name": "tidemark-consumer"}
     pool = asyncpg.create_pool(
         dsn.get_secret_value(),
         min_size=0,
@@ -141,14 +158,17 @@ async def open_store(
         command_timeout=statement_timeout_s + _SERVER_FIRST_S,
         # Writes leave no state in the session, so there is none to reset after each.
         reset=_leave_as_is,
-        server_settings={
-            "application_name": "tidemark-consumer",
-            "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
-        },
+        server_settings=settings if pooled else settings | {"statement_timeout": statement_timeout},
+        statement_cache_size=0 if pooled else 100,
     )
     await pool  # connects nothing: min_size is 0
     try:
-        yield ShardStore(pool, topic_epoch=topic_epoch, create_missing=create_missing)
+        yield ShardStore(
+            pool,
+            topic_epoch=topic_epoch,
+            create_missing=create_missing,
+            first=f"SET LOCAL statement_timeout = {statement_timeout}" if pooled else None,
+        )
     finally:
         # Not close(): that waits for connections to be released, and writers have ended by now.
         pool.terminate()
@@ -169,6 +189,8 @@ _SATURATION_STATES: Final = {"53300", "55P03", "40001", "40P01", "23505"}
 """Too many connections, lock not available, serialization, deadlock, and two first inserts of
 one row at once: others were faster, and the shard is in order."""
 
+_PROTOCOL_VIOLATION: Final = "08P01"
+
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
@@ -184,6 +206,11 @@ def _translated_errors() -> Iterator[None]:
                 f"Postgres refuses the data ({sqlstate}).",
                 reason=error.constraint_name or "refused",
                 sqlstate=sqlstate,
+            ) from error
+        if sqlstate == _PROTOCOL_VIOLATION:
+            raise Transient(
+                f"The connection is refused ({sqlstate}); if a pooler is in between, set "
+                "TIDEMARK_WRITE__POOLER=transaction."
             ) from error
         raise Transient(f"Postgres answers {sqlstate} ({type(error).__name__}).") from error
     # TimeoutError is an OSError; a host name that cannot be encoded is a UnicodeError.

@@ -1,26 +1,31 @@
-"""Bring every shard's schema up to date: ordered SQL files, each applied once, all or nothing."""
+"""Bring every shard's schema up to date: ordered SQL files, each applied once.
+
+A file is applied in one transaction, all or nothing. What Postgres does not do in a transaction,
+such as building an index while customers write, is in a file `….concurrently.sql`: its statements
+are run one by one, so they must be such that they can be run again after half of them.
+"""
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import asyncpg
 from pydantic import SecretStr
 
-from shared.errors import Misconfigured, TidemarkError, Transient
+from operator_cli.shard_connections import Connection, connected
+from shared.errors import Misconfigured
 
-_FILE_NAME: Final = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
+_FILE_NAME: Final = re.compile(
+    r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?P<concurrently>\.concurrently)?\.sql"
+)
 # Any number that other programs on the same database do not use.
 _LOCK: Final = 0x7469_6465_6D61_726B
-_CONNECT_TIMEOUT_S: Final = 10
-_WRONG_LOGIN: Final = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidPasswordError,
-    asyncpg.InvalidCatalogNameError,
-)
+_LOCK_POLL_S: Final = 0.2
+# Customers' writes queue behind a statement that waits for a lock on their table.
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +35,15 @@ class Migration:
     version: int
     name: str
     sql: str
+    concurrently: bool = False
 
     def __str__(self) -> str:
         return f"{self.version:04}_{self.name}"
+
+    @property
+    def statements(self) -> list[str]:
+        """The statements of a file that is not run as one; a line that ends in `;` ends each."""
+        return [each for each in re.split(r"(?<=;)[ \t]*\n", self.sql) if each.strip()]
 
 
 def known_migrations(directory: Path | None = None) -> list[Migration]:
@@ -49,9 +60,13 @@ def known_migrations(directory: Path | None = None) -> list[Migration]:
     for path in sorted(directory.glob("*.sql")):
         match = _FILE_NAME.fullmatch(path.name)
         if match is None:
-            raise Misconfigured(f"{path.name} must be named like 0001_what_it_does.sql.")
+            raise Misconfigured(
+                f"{path.name} must be named like 0001_what_it_does.sql, or "
+                "0001_what_it_does.concurrently.sql."
+            )
         sql = path.read_text(encoding="utf-8")
-        migrations.append(Migration(int(match["version"]), match["name"], sql))
+        concurrently = match["concurrently"] is not None
+        migrations.append(Migration(int(match["version"]), match["name"], sql, concurrently))
     versions = [migration.version for migration in migrations]
     if not versions or versions != list(range(1, len(versions) + 1)):
         raise Misconfigured(
@@ -90,69 +105,69 @@ async def migrate(
     return applied
 
 
-async def _migrate_shard(
-    shard: str, dsn: SecretStr, migrations: Sequence[Migration], dry_run: bool
-) -> list[Migration]:
-    try:
-        connection = await asyncpg.connect(dsn.get_secret_value(), timeout=_CONNECT_TIMEOUT_S)
-        try:
-            return await _apply_missing(shard, connection, migrations, dry_run)
-        finally:
-            await connection.close(timeout=_CONNECT_TIMEOUT_S)
-    except TidemarkError:
-        raise
-    except _WRONG_LOGIN as error:
-        raise Misconfigured(f"{shard} refuses the login of its DSN: {error}.") from error
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        reason = str(error) or type(error).__name__
-        raise Transient(f"{shard} could not be migrated: {reason}.") from error
-
-
-async def _apply_missing(
-    shard: str,
-    connection: "asyncpg.Connection[asyncpg.Record]",
-    migrations: Sequence[Migration],
-    dry_run: bool,
-) -> list[Migration]:
-    done = await _applied(connection)
-    for version, name in done.items():
-        if version > len(migrations) or migrations[version - 1].name != name:
-            raise Misconfigured(
-                f"{shard} has the migration {version:04}_{name}, which this program does not know; "
-                "use the version of tidemark that applied it, or a newer one."
-            )
-    missing = [migration for migration in migrations if migration.version not in done]
-    if dry_run:
-        return missing
-    return [each for each in missing if await _apply(connection, each)]
-
-
-async def _applied(connection: "asyncpg.Connection[asyncpg.Record]") -> dict[int, str]:
+async def applied_migrations(connection: Connection) -> dict[int, str]:
+    """Return the names of the migrations that a shard has, by version, in order."""
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return {}
     rows = await connection.fetch("SELECT version, name FROM schema_migrations ORDER BY version")
     return {row["version"]: row["name"] for row in rows}
 
 
-async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration) -> bool:
-    """Apply one migration unless somebody else did meanwhile; say whether it was us."""
-    async with connection.transaction():
-        # Held until the end of the transaction: works through a transaction pooler, too.
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations ("
-            "version integer PRIMARY KEY, name text NOT NULL, "
-            "applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        if migration.version in await _applied(connection):
-            return False
-        await connection.execute(migration.sql)
-        await connection.execute(
-            "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)",
-            migration.version,
-            migration.name,
-        )
-    return True
+async def _migrate_shard(
+    shard: str, dsn: SecretStr, migrations: Sequence[Migration], dry_run: bool
+) -> list[Migration]:
+    async with connected(shard, dsn, could_not="be migrated") as connection:
+        async with connection.transaction(readonly=True):
+            done = await applied_migrations(connection)
+        for version, name in done.items():
+            if version > len(migrations) or migrations[version - 1].name != name:
+                raise Misconfigured(
+                    f"{shard} has the migration {version:04}_{name}, which this program does not "
+                    "know; use the version of tidemark that applied it, or a newer one."
+                )
+        missing = [migration for migration in migrations if migration.version not in done]
+        if dry_run:
+            return missing
+        applied = []
+        for migration in missing:
+            # The lock is held by a transaction, so that a pooler cannot separate it from us.
+            async with _alone(connection):
+                if migration.version in await applied_migrations(connection):
+                    continue
+                # A simple query, which also closes what was read: an index is not built
+                # concurrently as long as a cursor of an older statement is open.
+                await connection.execute(_LOCK_TIMEOUT)
+                if migration.concurrently:
+                    async with connected(shard, dsn, could_not="be migrated") as outside:
+                        for statement in migration.statements:
+                            await outside.execute(statement)
+                else:
+                    await connection.execute(migration.sql)
+                await connection.execute(
+                    "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)",
+                    migration.version,
+                    migration.name,
+                )
+            applied.append(migration)
+        return applied
+
+
+@asynccontextmanager
+async def _alone(connection: Connection) -> AsyncIterator[None]:
+    """Open a transaction that nobody else who migrates this shard has at the same time."""
+    while True:
+        async with connection.transaction():
+            # Asked for, not waited for: an index is not built concurrently as long as somebody
+            # waits inside a statement that began before.
+            if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+                await connection.execute(
+                    "CREATE TABLE IF NOT EXISTS schema_migrations ("
+                    "version integer PRIMARY KEY, name text NOT NULL, "
+                    "applied_at timestamptz NOT NULL DEFAULT now())"
+                )
+                yield
+                return
+        await asyncio.sleep(_LOCK_POLL_S)
 
 
 def _directory() -> Path:

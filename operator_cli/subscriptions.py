@@ -4,16 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-import asyncpg
-
-from shared.errors import Misconfigured, Transient
+from operator_cli.shard_connections import reading
+from shared.errors import Misconfigured
 from shared.settings import ShardDirectory
 from shared.topology import partition_of
-
-_TIMEOUT_S: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +54,18 @@ async def read_subscription(
     Both IDs are canonical UUID text.
 
     Raises:
-        Transient: the shard cannot be asked.
+        Misconfigured: the shard refuses the login.
+        Transient: it cannot be asked.
     """
     partition = partition_of(app_id)
     shard = directory.map.shard_of(partition).name
-    dsn = directory.dsns[shard].get_secret_value()
-    try:
-        connection = await asyncpg.connect(dsn, timeout=_TIMEOUT_S)
-        try:
-            row = await connection.fetchrow(
-                "SELECT tags, properties, created_at, updated_at, applied_epoch, applied_offset "
-                "FROM subscriptions WHERE app_id = $1 AND subscription_id = $2",
-                app_id,
-                subscription_id,
-            )
-        finally:
-            await connection.close(timeout=_TIMEOUT_S)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Transient(f"{shard} could not be asked ({type(error).__name__}).") from error
+    async with reading(shard, directory.dsns[shard]) as connection:
+        row = await connection.fetchrow(
+            "SELECT tags, properties, created_at, updated_at, applied_epoch, applied_offset "
+            "FROM subscriptions WHERE app_id = $1 AND subscription_id = $2",
+            app_id,
+            subscription_id,
+        )
     if row is None:
         return None
     tags, properties, *rest = row

@@ -47,8 +47,17 @@ class FakeShard:
 
 
 class RealShard:
-    def __init__(self, dsn: SecretStr, stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        dsn: SecretStr,
+        stack: AsyncExitStack,
+        *,
+        read_from: SecretStr | None = None,
+        pooled: bool = False,
+    ) -> None:
         self._dsn = dsn
+        self._read_from = read_from or dsn
+        self._pooled = pooled
         self._stack = stack
         self._stores: dict[tuple[int, bool], ShardStore] = {}
 
@@ -62,12 +71,13 @@ class RealShard:
                     statement_timeout_s=10,
                     topic_epoch=epoch,
                     create_missing=create,
+                    pooled=self._pooled,
                 )
             )
         return await self._stores[epoch, create].apply(changes)
 
     async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-        directory = ShardDirectory(ShardMap.equal(1), {"shard-0": self._dsn})
+        directory = ShardDirectory(ShardMap.equal(1), {"shard-0": self._read_from})
         found = (await read_rows(directory, [APP])).get((APP, subscription(number)))
         return (found.tags, found.properties) if found else None
 
@@ -177,6 +187,15 @@ class TestFakeStore(StoreContract):
     @pytest.fixture
     def shard(self) -> Shard:
         return FakeShard()
+
+
+class TestPooledShardStore(StoreContract):
+    """As behind a pooler; a real one is in tests/pooler."""
+
+    @pytest.fixture
+    async def shard(self, databases: Mapping[str, SecretStr]) -> AsyncIterator[Shard]:
+        async with AsyncExitStack() as stack:
+            yield RealShard(databases["shard-0"], stack, pooled=True)
 
 
 class TestShardStore(StoreContract):
