@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from deploy.local.stack import LocalStack
 from deploy.local.testing import fresh_databases
+from operator_cli import migrations
 from operator_cli.migrations import known_migrations, migrate
 from shared.errors import Misconfigured, Transient
 
@@ -35,6 +36,16 @@ async def query(dsn: SecretStr, sql: str, *arguments: Any) -> Any:
 
 def versions(applied: Mapping[str, list[Any]]) -> dict[str, list[int]]:
     return {shard: [migration.version for migration in done] for shard, done in applied.items()}
+
+
+def write_without(directory: Path, number: str) -> Path:
+    """Copy migrations but those whose names begin with `number`."""
+    copy = directory / f"without-{number}"
+    copy.mkdir()
+    for path in directory.glob("*.sql"):
+        if not path.name.startswith(number):
+            (copy / path.name).write_bytes(path.read_bytes())
+    return copy
 
 
 async def test_every_shard_gets_every_migration(empty_databases: Dsns) -> None:
@@ -80,6 +91,66 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
         assert await query(dsn, "SELECT to_regclass('good') IS NOT NULL")
         assert await query(dsn, "SELECT to_regclass('half') IS NULL")
         assert await query(dsn, "SELECT max(version) FROM schema_migrations") == 1
+
+
+async def test_an_index_is_built_while_customers_write(
+    empty_databases: Dsns, tmp_path: Path
+) -> None:
+    (tmp_path / "0001_rows.sql").write_text("CREATE TABLE rows (id int);")
+    (tmp_path / "0002_index_on_rows.concurrently.sql").write_text(
+        "DROP INDEX CONCURRENTLY IF EXISTS rows_id;\n"
+        "CREATE UNIQUE INDEX CONCURRENTLY rows_id ON rows (id);\n"
+    )
+    first = {"shard-0": empty_databases["shard-0"]}
+    await migrate(first, directory=write_without(tmp_path, "0002"))
+    customer = await asyncpg.connect(first["shard-0"].get_secret_value())
+    await customer.execute("INSERT INTO rows VALUES (1), (1)")
+
+    with pytest.raises(Transient, match="could not create unique index"):
+        await migrate(first, directory=tmp_path)
+    is_valid = "SELECT indisvalid FROM pg_index WHERE indrelid = 'rows'::regclass"
+    half_built = await customer.fetchval(is_valid)
+    transaction = customer.transaction()
+    await transaction.start()
+    await customer.execute("DELETE FROM rows")
+    runs = [asyncio.create_task(migrate(first, directory=tmp_path)) for _ in range(2)]
+    other = await asyncpg.connect(first["shard-0"].get_secret_value())
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND query LIKE '%CONCURRENTLY%' AND wait_event_type = 'Lock'"
+    )
+    while not await other.fetchval(waits):  # for the transaction that was there before
+        await asyncio.sleep(0.02)
+    await other.execute("INSERT INTO rows VALUES (7)")
+    await transaction.commit()
+    applied = [versions(run) for run in await asyncio.gather(*runs)]
+
+    assert half_built is False
+    assert sorted(each["shard-0"] for each in applied) == [[], [2]]
+    assert await other.fetchval(is_valid)
+    await customer.close()
+    await other.close()
+
+
+async def test_a_migration_that_would_hold_customers_up_gives_way(
+    databases: Dsns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for migration in known_migrations():
+        (tmp_path / f"{migration}.sql").write_text(migration.sql)
+    (tmp_path / f"{len(known_migrations()) + 1:04}_more.sql").write_text(
+        "ALTER TABLE subscriptions ADD COLUMN more int;"
+    )
+    monkeypatch.setattr(migrations, "_LOCK_TIMEOUT", "SET LOCAL lock_timeout = '50ms'")
+    dsn = databases["shard-0"]
+    customer = await asyncpg.connect(dsn.get_secret_value())
+
+    async with customer.transaction():
+        await customer.execute("LOCK TABLE subscriptions IN ROW EXCLUSIVE MODE")
+        with pytest.raises(Transient, match="lock timeout"):
+            await migrate({"shard-0": dsn}, directory=tmp_path)
+
+    await customer.close()
+    assert (await migrate({"shard-0": dsn}, directory=tmp_path))["shard-0"]
 
 
 async def test_a_schema_from_the_future_is_left_alone(databases: Dsns) -> None:
