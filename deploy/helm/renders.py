@@ -9,6 +9,8 @@ import yaml
 from deploy.helm.values import CHART
 from shared.errors import Misconfigured
 
+_OF_MONITORING: Final = "app.kubernetes.io/component: monitoring"
+
 GOLDEN: Final = Path(__file__).parent / "golden"
 
 
@@ -34,6 +36,12 @@ def render(program: Path, value_set: Path, *settings: str) -> str:
         *("template", "tidemark", CHART, "--namespace", "tidemark", "--values", value_set),
         *overrides,
     )
+
+
+def golden(manifests: str) -> str:
+    """Return what is kept in git of manifests: all but alerts and dashboards, which are there."""
+    parts = manifests.split("\n---\n")
+    return "\n---\n".join(part for part in parts if _OF_MONITORING not in part)
 
 
 def objects(manifests: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from deploy.helm.renders import GOLDEN, render
+from deploy.helm.renders import GOLDEN, golden, render
 from deploy.helm.tools import find_tool
 from deploy.helm.values import CHART, VALUE_SETS, read_values, schema, table
 from shared.errors import Misconfigured
@@ -36,7 +36,7 @@ def main() -> int:
         print(f"· the golden renders are as they were: {error}")
         return 0
     for value_set in sorted(VALUE_SETS.glob("*.yaml")):
-        (GOLDEN / value_set.name).write_text(render(helm, value_set), "utf-8")
+        (GOLDEN / value_set.name).write_text(golden(render(helm, value_set)), "utf-8")
     return 0
 
 

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.helm.renders import GOLDEN, helm, objects, render
+from deploy.helm.renders import GOLDEN, golden, helm, objects, render
 from deploy.helm.tools import find_tool
 from deploy.helm.values import CHART, VALUE_SETS
 from shared.errors import Misconfigured
@@ -49,9 +49,11 @@ def test_helm_lints_it_strictly(program: Path, values: Path) -> None:
 
 @each_set
 def test_its_render_is_the_golden_one(program: Path, values: Path) -> None:
-    golden = (GOLDEN / values.name).read_text("utf-8")
+    kept = (GOLDEN / values.name).read_text("utf-8")
 
-    assert render(program, values) == golden, "look at the difference; `make chart` accepts it"
+    assert golden(render(program, values)) == kept, (
+        "look at the difference; `make chart` accepts it"
+    )
 
 
 @each_set
@@ -226,6 +228,28 @@ def test_large_numbers_reach_the_services_as_they_are(program: Path) -> None:
     }
     assert values["TIDEMARK_IN_FLIGHT__BYTES_MAX"] == "100663296"
     assert values["TIDEMARK_DEAD_LETTERS__SHARE_MAX"] == "0.25"
+
+
+def test_alerts_and_dashboards_are_those_of_the_repository(program: Path) -> None:
+    files = CHART.parents[1] / "monitoring"
+    manifests = objects(render(program, PRODUCTION))
+    rules = [each["spec"] for each in manifests if each["kind"] == "PrometheusRule"]
+    boards = [
+        json.loads(content)
+        for each in manifests
+        if each["kind"] == "ConfigMap"
+        for name, content in each["data"].items()
+        if "-dashboard-" in each["metadata"]["name"]
+    ]
+
+    assert rules == [
+        yaml.safe_load(path.read_text("utf-8")) for path in sorted(files.glob("rules/*.yaml"))
+    ]
+    assert boards == [
+        json.loads(path.read_text("utf-8")) for path in sorted(files.glob("dashboards/*.json"))
+    ]
+    assert len(rules) >= 1
+    assert len(boards) >= 1
 
 
 def test_keda_scales_evenly_and_not_for_what_it_cannot_help(program: Path) -> None:
