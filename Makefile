@@ -4,9 +4,9 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql tidemark demo check test helm-check pooler-check chart \
-	browser chaos bench bench-quick bench-report bench-needs lock clean bootstrap helm-tools \
-	check-lint check-format check-types check-imports
+.PHONY: help up down status logs psql tidemark demo check test helm-check image-check \
+	pooler-check chart browser chaos bench bench-quick bench-report bench-needs lock clean bootstrap \
+	helm-tools check-lint check-format check-types check-imports
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ test: bootstrap ## Run all tests beside a running stack; ARGS="-k word" for some
 helm-check: bootstrap helm-tools ## Check the chart: lint, renders, schemas, guards, alert rules
 	@$(VENV) -m pytest deploy/helm/checks
 	@$(VENV) -m deploy.helm.check_rules
+
+image-check: bootstrap ## Lint the Dockerfile, and do its steps in a virtual environment
+	@$(VENV) -m pytest tests/image
 
 pooler-check: bootstrap ## Test everything that talks to shards through a real PgBouncer
 	@$(VENV) -m pytest tests/pooler
