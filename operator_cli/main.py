@@ -21,6 +21,7 @@ from operator_cli.key_commands import keys_app, token_app
 from operator_cli.lag_commands import lag
 from operator_cli.plan_command import plan
 from operator_cli.release_commands import pre_stop, smoke
+from operator_cli.shard_commands import shards_app
 from shared.errors import Misconfigured, Transient
 from shared.settings import load, read_shard_map
 
@@ -39,6 +40,7 @@ subscription_app = typer.Typer(no_args_is_help=True, help="What is stored of a s
 app.add_typer(subscription_app, name="subscription")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(hold_app, name="hold")
+app.add_typer(shards_app, name="shards")
 app.add_typer(keys_app, name="keys")
 app.add_typer(token_app, name="token")
 app.command("pre-stop", epilog="Example: tidemark pre-stop tidemark-consumer")(pre_stop)

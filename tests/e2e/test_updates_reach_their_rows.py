@@ -171,6 +171,32 @@ async def test_ingest_that_is_told_to_end_answers_what_it_has_accepted(system: S
     assert await system.differences() == []
 
 
+async def test_a_rolling_restart_of_three_consumers_moves_no_partition(system: System) -> None:
+    mix = CustomerMix(8, apps=40, subscriptions=400)
+    names = [f"consumer-{number}" for number in range(3)]
+    session = {"TIDEMARK_GROUP__SESSION_TIMEOUT_MS": f"{PATIENCE_S * 2_000}"}
+
+    async with patiently():
+        consumers = [await system.start_consumer(name, **session) for name in names]
+        while [(await each.status())["partitions"] for each in consumers] != [240] * 3:
+            await asyncio.sleep(0.02)
+        joined = [(await each.status())["rebalances"] for each in consumers]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(system.sender().send_all(mix.requests(20_000)))
+            for number, name in enumerate(names):
+                while not _applied(await consumers[number].status()):
+                    await asyncio.sleep(0.02)
+                assert await consumers[number].end(signal.SIGTERM) == 0
+                consumers[number] = await system.start_consumer(name, **session)
+                joined[number] = 1
+                statuses = [await each.status() for each in consumers]
+                assert [each["rebalances"] for each in statuses] == joined
+                assert [each["partitions"] for each in statuses] == [240] * 3
+        await system.settle()
+
+    assert await system.differences() == []
+
+
 async def test_a_consumer_that_is_not_to_come_back_hands_its_partitions_over_at_once(
     system: System,
 ) -> None:
