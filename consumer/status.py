@@ -55,6 +55,7 @@ class ConsumerStatus:
             "partitions": len(partitions),
             "partitions_paused": sum(work.paused for work in partitions),
             "partitions_stopped": sum(work.stopped for work in partitions),
+            "partitions_diverted": sum(work.diversion.is_active for work in partitions),
             "records_in_flight": sum(work.records_in_flight for work in partitions),
             "unreadable_dead_lettered": self._unreadable.count,
             "holds_active": sum(

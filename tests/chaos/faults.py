@@ -2,13 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import asyncpg
+from aiokafka.errors import KafkaError
 
 from deploy.local.processes import Daemon
+from operator_cli import holds
+from shared.errors import Transient
+from shared.holds import HoldKey
 from tests.chaos.schedule import SCALE, PlannedFault
 from tests.chaos.system import System
 
@@ -211,6 +215,27 @@ async def _reset(system: System, shard: str) -> AsyncIterator[None]:
         await system.proxies.remove_toxic(shard, "reset_peer")
 
 
+@asynccontextmanager
+async def _hold(system: System, app: str) -> AsyncIterator[None]:
+    """Hold an app's updates back, as an operator would who tries until Kafka has taken it."""
+    key = HoldKey(system.apps[int(app.removeprefix("app-"))])
+    await _until_done(lambda: holds.add(system.kafka, key, reason="a fault", by="chaos"))
+    try:
+        yield
+    finally:
+        await _until_done(lambda: holds.release(system.kafka, key, by="chaos"))
+
+
+async def _until_done(command: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await command()
+        except (Transient, KafkaError):
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
 FAULTS: Final[Mapping[str, Fault]] = {
     "consumer.kill": _kill_service,
     "consumer.terminate": _terminate_service,
@@ -225,6 +250,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "broker.kill": _kill_part,
     "broker.stop": _stop_part,
     "broker.freeze": _freeze_part,
+    "app.hold": _hold,
     "shard.read_only": _read_only,
     "shard.refuse_connections": _refuse_connections,
     "shard.end_connections": _end_connections,

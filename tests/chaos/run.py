@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from deploy.local import credentials
+from shared.topology import PARTITIONS
 from tests.chaos.faults import Injector
 from tests.chaos.poison import poison_for_ever, with_poison
 from tests.chaos.schedule import Kind, plan_faults
@@ -112,6 +113,7 @@ async def run_chaos(
         NotAppliedError: records are left that nobody applies.
     """
     mix = CustomerMix(seed, apps=load.apps, subscriptions=load.subscriptions)
+    system.apps = mix.apps
     ledger = Ledger()
     sender = Sender(
         system.ingest_url, ledger, headers=credentials.headers(), connections=load.connections
@@ -159,7 +161,7 @@ async def run_chaos(
 
 
 async def settle(system: System) -> None:
-    """Wait until the group has committed everything that is in the topic."""
+    """Wait until the group has committed all of the topic, and nothing is held back any more."""
     waiting = -1
 
     def note(count: int) -> None:
@@ -170,9 +172,18 @@ async def settle(system: System) -> None:
     try:
         async with asyncio.timeout(_APPLIED_WITHIN_S):
             await wait_until_committed(system.kafka, system.group, ends, on_progress=note)
+            while not _let_everything_on(await system.statuses()):
+                await asyncio.sleep(0.1)
     except TimeoutError:
         status = json.dumps(await system.statuses(), indent=1)
         raise NotAppliedError(f"{waiting} records are left; consumers say: {status}") from None
+
+
+def _let_everything_on(statuses: Mapping[str, Mapping[str, Any] | None]) -> bool:
+    """Say whether all partitions are assigned, and no hold is on or being released."""
+    known = [status for status in statuses.values() if status is not None]
+    diverted = sum(status["partitions_diverted"] for status in known)
+    return not diverted and sum(status["partitions"] for status in known) == PARTITIONS
 
 
 async def _judge(system: System, ledger: Ledger) -> Verdict:

@@ -41,6 +41,9 @@ class PlannedFault:
 _CONSUMERS: Final = [f"consumer-{number}" for number in range(1, CONSUMERS_MAX + 1)]
 _SHARDS: Final = [f"shard-{number}" for number in range(SHARDS)]
 
+_APPS: Final = [f"app-{number}" for number in range(6)]
+"""The busiest."""
+
 SESSION_TIMEOUT_S: Final = 4.0
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -65,6 +68,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind("ingest.kill", ["ingest-api"], (0.2, 2)),
         Kind("ingest.terminate", ["ingest-api"], (0.2, 2)),
         Kind("ingest.freeze", ["ingest-api"], (0.3, 3)),
+        Kind("app.hold", _APPS, (1, 12), 2),
     )
 }
 

@@ -5,7 +5,7 @@ import asyncio
 import json
 import secrets
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +77,8 @@ class System:
         self.proxies = proxies
         self.shard_map_file = directory / "shard_map.json"
         self.services: dict[str, Service] = {}
+        self.apps: Sequence[str] = ()
+        """Whose updates are sent, the busiest first."""
         self._status: dict[str, Mapping[str, Any]] = {}
         self._before_restarts: dict[str, int] = {}
 
