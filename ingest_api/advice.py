@@ -1,7 +1,9 @@
 """What the type of a problem answers to GET: what it means, and what to do."""
 
+from typing import Annotated
+
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -18,6 +20,15 @@ class Advice(BaseModel):
     advice: str = Field(description="What to do about it.")
 
 
+Slug = Annotated[
+    str,
+    Path(
+        description="The last part of a problem's type.",
+        json_schema_extra={"enum": sorted(KINDS)},
+    ),
+]
+
+
 def advice_routes() -> APIRouter:
     """Return the route that explains problems."""
     router = APIRouter(tags=["Problems"])
@@ -28,7 +39,7 @@ def advice_routes() -> APIRouter:
         response_model=Advice,
         responses=problems(NOT_FOUND),
     )
-    async def explain(slug: str) -> Response:
+    async def explain(slug: Slug) -> Response:
         kind = KINDS.get(slug)
         if kind is None:
             raise ProblemError(NOT_FOUND, "There is no such kind of problem.")

@@ -9,18 +9,19 @@ from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.responses import Response
 
 from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.direct_routes import DirectRoute
 from ingest_api.limits import Limits
-from ingest_api.openapi import SECURITY, inline_body
+from ingest_api.openapi import REFERENCE, SECURITY, inline_body
 from ingest_api.parameters import AppId, SubscriptionId
 from ingest_api.patches import canonical_id, read_patch
 from ingest_api.problems import INVALID, NOT_JSON, ProblemError
 from ingest_api.publishing import Publisher, transient_problem
+from ingest_api.schemas import Patch, Properties
 from shared.errors import Transient
 
 SUBSCRIPTION_PROPERTIES: Final = {
@@ -39,6 +40,19 @@ PLAYER_PROPERTIES: Final = {
     "game_version": "app_version",
     "sdk": "sdk_version",
 }
+
+_PATCH: Final = TypeAdapter(Patch).json_schema(ref_template=REFERENCE)["properties"]
+_PROPERTIES: Final = TypeAdapter(Properties).json_schema()["properties"]
+
+
+def _documented(names: Mapping[str, str]) -> dict[str, Any]:
+    """Return schemas by their names; an empty string is allowed besides."""
+    return {
+        name: {"anyOf": [_PROPERTIES[ours], {"type": "string", "maxLength": 0}]}
+        for name, ours in names.items()
+    }
+
+
 RECEIPT_FIELD: Final = "tidemark-receipt"
 """The header field that has the receipt, because their bodies have no place for it."""
 
@@ -112,7 +126,10 @@ def onesignal_routes(
         "/api/v1/players/{subscription_id}",
         response_model=Success,
         openapi_extra=inline_body(
-            ["app_id"], app_id={"type": "string", "format": "uuid"}, tags={"type": "object"}
+            ["app_id"],
+            app_id={"type": "string", "format": "uuid"},
+            tags={"anyOf": [_PATCH["tags"], {"type": "null"}]},
+            **_documented(PLAYER_PROPERTIES),
         )
         | SECURITY,
     )
@@ -137,7 +154,14 @@ def onesignal_routes(
         "/apps/{app_id}/subscriptions/{subscription_id}",
         status_code=202,
         response_model=dict[str, Any],
-        openapi_extra=inline_body(["subscription"], subscription={"type": "object"}) | SECURITY,
+        openapi_extra=inline_body(
+            ["subscription"],
+            subscription={
+                "type": "object",
+                "properties": _documented(SUBSCRIPTION_PROPERTIES),
+            },
+        )
+        | SECURITY,
     )
     async def update_their_subscription(
         request: Request, app_id: AppId, subscription_id: SubscriptionId

@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from ingest_api.problems import MEDIA_TYPE, RETRY_AFTER_S, Kind, Problem
-from ingest_api.schemas import BATCH_EXAMPLE, Batch, BatchProblem, Patch
+from ingest_api.schemas import BATCH_EXAMPLE, UPDATES_PER_BATCH_MAX, Batch, BatchProblem, Patch
 
 _CHALLENGE: Final = {
     "WWW-Authenticate": {
@@ -42,7 +42,7 @@ _HEADERS: Final[dict[int, dict[str, Any]]] = {
 }
 """Header fields that go with an answer, by its status."""
 
-_REFERENCE: Final = "#/components/schemas/{model}"
+REFERENCE: Final = "#/components/schemas/{model}"
 _DOCUMENTED: Final[tuple[type[Any], ...]] = (Patch, Batch, Problem, BatchProblem)
 
 _SECURITY_SCHEME: Final = "token"
@@ -76,8 +76,14 @@ def json_body(schema: str, lines: str | None = None) -> dict[str, Any]:
     if lines is not None:
         example = "".join(f"{json.dumps(each)}\n" for each in BATCH_EXAMPLE["updates"])
         content["application/x-ndjson"] = {
-            "schema": {"type": "string", "description": f"A `{lines}` a line."},
-            "example": example,
+            "schema": {
+                "type": "array",
+                "items": _reference(lines),
+                "minItems": 1,
+                "maxItems": UPDATES_PER_BATCH_MAX,
+                "description": f"A `{lines}` a line.",
+            },
+            "x-example": example,
         }
     return {"requestBody": {"required": True, "content": content}}
 
@@ -156,11 +162,11 @@ def _drop_fastapi_errors(schema: dict[str, Any]) -> None:
 def _components() -> dict[str, Any]:
     components: dict[str, Any] = {}
     for model in _DOCUMENTED:
-        schema = TypeAdapter(model).json_schema(ref_template=_REFERENCE)
+        schema = TypeAdapter(model).json_schema(ref_template=REFERENCE)
         components |= schema.pop("$defs", {})
         components[model.__name__] = schema
     return components
 
 
 def _reference(schema: str) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(model=schema)}
+    return {"$ref": REFERENCE.format(model=schema)}

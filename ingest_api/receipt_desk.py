@@ -73,7 +73,8 @@ class ReceiptDesk:
         if len(self._asks) >= self._settings.asks_max:
             raise Transient("Too many receipts are being asked for.", saturation=True)
         loop = asyncio.get_running_loop()
-        ask = _Ask(place, app, loop.time() + wait_s, loop.create_future())
+        until = loop.time() + min(wait_s, self._settings.wait_max_s)
+        ask = _Ask(place, app, until, loop.create_future())
         self._asks.append(ask)
         self._asked.set()
         return await ask.answer

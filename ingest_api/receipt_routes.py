@@ -47,7 +47,10 @@ ReceiptText = Annotated[
     Path(
         description="The receipt, as it was answered.",
         examples=["0.417.20931"],
-        json_schema_extra={"pattern": r"^[0-9]+\.[0-9]+\.[0-9]+$"},
+        json_schema_extra={
+            "pattern": r"^(0|[1-9][0-9]{0,9})\.([0-9]|[1-9][0-9]|[1-6][0-9]{2}|7[01][0-9])"
+            r"\.(0|[1-9][0-9]{0,17})$"
+        },
     ),
 ]
 Wait = Annotated[

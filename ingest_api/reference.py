@@ -17,7 +17,7 @@ table{border-collapse:collapse}td{vertical-align:top;padding:.2rem 1rem .2rem 0}
 :root{color-scheme:light dark}
 """.strip()
 
-_JSON: Final = "application/json"
+_LIST_LENGTH_MAX: Final = 40
 
 
 def reference_routes(schema: Callable[[], Mapping[str, Any]]) -> APIRouter:
@@ -47,7 +47,20 @@ def _page(schema: Mapping[str, Any]) -> Iterator[str]:
             yield from _operation(f"{method.upper()} {path}", operation, schema)
     for name, model in schema["components"]["schemas"].items():
         yield f"<h2 id='{escape(name)}'>{escape(name)}</h2>{_prose(model.get('description', ''))}"
-        yield f"<pre>{escape(json.dumps(model, indent=2, ensure_ascii=False))}</pre>"
+        yield f"<pre>{escape(json.dumps(_shortened(model), indent=2, ensure_ascii=False))}</pre>"
+
+
+def _shortened(value: Any) -> Any:
+    """Cut long lists, such as that of all time zones."""
+    match value:
+        case dict():
+            return {name: _shortened(each) for name, each in value.items()}
+        case list() if len(value) > _LIST_LENGTH_MAX:
+            return [*value[:3], f"… {len(value) - 3} more"]
+        case list():
+            return [_shortened(each) for each in value]
+        case _:
+            return value
 
 
 def _operation(name: str, operation: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
@@ -80,8 +93,8 @@ def _table(title: str, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
 
 
 def _example(content: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    if "example" in content:
-        return str(content["example"])
+    if "x-example" in content:
+        return str(content["x-example"])
     name = content["schema"].get("$ref", "").rpartition("/")[2]
     examples = schema["components"]["schemas"].get(name, {}).get("examples", ())
     return json.dumps(examples[0], indent=2, ensure_ascii=False) if examples else ""

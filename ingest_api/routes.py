@@ -20,6 +20,7 @@ from ingest_api.problems import (
     INCOMPLETE,
     INTERNAL,
     INVALID,
+    METHOD_NOT_ALLOWED,
     NOT_GZIP,
     NOT_JSON,
     OUTCOME_UNKNOWN,
@@ -84,37 +85,6 @@ def update_routes(
     """Return the routes that take updates."""
     router = APIRouter(route_class=DirectRoute, tags=["Updates"])
 
-    @router.patch(
-        "/v1/apps/{app_id}/subscriptions/{subscription_id}",
-        status_code=202,
-        response_model=Accepted,
-        response_description="The update is stored, and will be applied.",
-        responses={
-            200: {"model": ReceiptStanding, "description": "It was waited for, and is applied."},
-            **problems(*_FAILURES),
-        },
-        openapi_extra=json_body("Patch") | SECURITY,
-    )
-    async def update_subscription(
-        request: Request,
-        app_id: AppId,
-        subscription_id: SubscriptionId,
-        prefer: Prefer = None,  # noqa: ARG001 - documents what is read from the request
-    ) -> Response:
-        """Change tags and properties of one subscription, and add to its counters.
-
-        Updates of one subscription are applied in the order of their receipts.
-        """
-        app_id = access.to_app(request, "update", app_id)
-        subscription_id = canonical_id("subscription_id", subscription_id)
-        limits.take(app_id, subscription_id)
-        value = read_patch(app_id, subscription_id, await bodies.read(request))
-        [receipt] = await publisher.publish(app_id, [value])
-        wait_s = preferred_wait_s(request)
-        if wait_s is None:
-            return _accepted({"receipt": receipt})
-        return await _awaited(receipts, receipt, wait_s)
-
     @router.post(
         "/v1/apps/{app_id}/subscriptions/batch",
         status_code=202,
@@ -147,6 +117,41 @@ def update_routes(
                 error, _results(batch, error.receipts, unknown=error.unknown)
             ) from error
         return _accepted(_results(batch, receipts))
+
+    @router.patch(
+        "/v1/apps/{app_id}/subscriptions/{subscription_id}",
+        status_code=202,
+        response_model=Accepted,
+        response_description="The update is stored, and will be applied.",
+        responses={
+            200: {"model": ReceiptStanding, "description": "It was waited for, and is applied."},
+            **problems(*_FAILURES),
+        },
+        openapi_extra=json_body("Patch") | SECURITY,
+    )
+    async def update_subscription(
+        request: Request,
+        app_id: AppId,
+        subscription_id: SubscriptionId,
+        prefer: Prefer = None,  # noqa: ARG001 - documents what is read from the request
+    ) -> Response:
+        """Change tags and properties of one subscription, and add to its counters.
+
+        Updates of one subscription are applied in the order of their receipts.
+        """
+        if subscription_id == "batch":
+            raise ProblemError(
+                METHOD_NOT_ALLOWED, "A batch is sent by POST.", headers={"allow": "POST"}
+            )
+        app_id = access.to_app(request, "update", app_id)
+        subscription_id = canonical_id("subscription_id", subscription_id)
+        limits.take(app_id, subscription_id)
+        value = read_patch(app_id, subscription_id, await bodies.read(request))
+        [receipt] = await publisher.publish(app_id, [value])
+        wait_s = preferred_wait_s(request)
+        if wait_s is None:
+            return _accepted({"receipt": receipt})
+        return await _awaited(receipts, receipt, wait_s)
 
     return router
 

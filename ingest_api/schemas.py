@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     StringConstraints,
+    WithJsonSchema,
     with_config,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -58,10 +59,38 @@ class _Otherwise:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _OrWritten1Point0:
+    """Takes a whole number however it is written: 1.0 is an integer to JSON Schema, too."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        number = core_schema.float_schema(strict=True, ge=-INCREMENT_MAX, le=INCREMENT_MAX)
+        whole = core_schema.no_info_after_validator_function(_whole, number)
+        return core_schema.union_schema([handler(source), whole])
+
+
+def _whole(number: float) -> int:
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
 @functools.cache
 def time_zones() -> frozenset[str]:
     """The IANA time zones that this system knows."""
     return frozenset(zoneinfo.available_timezones())
+
+
+def _only_known_time_zones(schema: dict[str, Any]) -> None:
+    """Say for readers of the schema what is checked."""
+    schema["anyOf"][0] = {"type": "string", "enum": sorted(time_zones())}
+
+
+def _an_instant(schema: dict[str, Any]) -> None:
+    """Say for readers of the schema that it is a time that there is."""
+    schema["anyOf"][0]["format"] = "date-time"
 
 
 def _known_time_zone(name: str) -> str:
@@ -120,7 +149,9 @@ IncrementName = Annotated[
 IncrementAmount = Annotated[
     int,
     Field(ge=-INCREMENT_MAX, le=INCREMENT_MAX),
-    _Otherwise("An increment is an integer within ±(2^31 - 1), written without a fraction."),
+    _OrWritten1Point0(),
+    _Otherwise("An increment is a whole number within ±(2^31 - 1)."),
+    WithJsonSchema({"type": "integer", "minimum": -INCREMENT_MAX, "maximum": INCREMENT_MAX}),
 ]
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
@@ -161,7 +192,11 @@ class Properties(TypedDict, total=False):
     timezone_id: Annotated[
         Annotated[str, Field(max_length=64), AfterValidator(_known_time_zone)] | None,
         _Otherwise("A time zone is an IANA name, such as Europe/Berlin; null unsets it."),
-        Field(description="IANA time zone.", examples=["Europe/Berlin"]),
+        Field(
+            description="IANA time zone, of those the server knows.",
+            examples=["Europe/Berlin"],
+            json_schema_extra=_only_known_time_zones,
+        ),
     ]
     country: Annotated[
         Annotated[str, StringConstraints(pattern="^[a-zA-Z]{2}$", to_upper=True)] | None,
@@ -190,6 +225,7 @@ class Properties(TypedDict, total=False):
         Field(
             description="When it was last used, RFC 3339; kept in UTC, in whole seconds.",
             examples=["2026-11-20T09:30:00Z"],
+            json_schema_extra=_an_instant,
         ),
     ]
 
@@ -232,6 +268,7 @@ class Patch(TypedDict, total=False):
             max_length=ENTRIES_MAX,
             description='Tags to set; `null` or `""` unsets. Of one name given twice the last '
             "counts.",
+            json_schema_extra={"additionalProperties": False},
         ),
     ]
     properties: Properties

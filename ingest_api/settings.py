@@ -161,6 +161,12 @@ class ReceiptSettings(FrozenModel):
         le=1_000_000,
         description="Requests that wait for an answer about a receipt; one more is answered 503.",
     )
+    wait_max_s: float = Field(
+        30,
+        ge=0,
+        le=30,
+        description="How long an answer is held at most, however long was asked for.",
+    )
     look_interval_ms: int = Field(
         50, ge=10, le=60_000, description="Time between looks at Kafka while somebody waits."
     )

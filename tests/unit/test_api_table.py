@@ -269,7 +269,7 @@ INPUTS: Final = [
         422,
         "invalid",
     ),
-    bad("an increment of 1.0", increment(b'{"session_count": 1.0}'), 422, "invalid"),
+    bad("an increment of 1.5", increment(b'{"session_count": 1.5}'), 422, "invalid"),
     bad('an increment of `"1"`', increment(b'{"session_count": "1"}'), 422, "invalid"),
     bad("an increment of `true`", increment(b'{"session_count": true}'), 422, "invalid"),
     bad("an increment of 2^31", increment(b'{"session_count": 2147483648}'), 422, "invalid"),

@@ -61,6 +61,10 @@ def test_an_update_arrives_as_it_was_sent() -> None:
     )
 
 
+def test_a_whole_number_is_one_however_it_is_written() -> None:
+    assert read({"increment": {"session_count": 2.0}}).increment == {"session_count": 2}
+
+
 def test_numbers_and_booleans_keep_their_types() -> None:
     tags = read({"tags": {"one": 1, "float": 1.0, "yes": True, "text": "1"}}).tags
 
@@ -141,7 +145,7 @@ def test_a_property_is_kept_in_one_form(sent: dict[str, Any], kept: dict[str, An
         ),
         ({"properties": {"session_count": 1}}, ["#/properties/session_count"]),
         ({"increment": {"session_count": True}}, ["#/increment/session_count"]),
-        ({"increment": {"session_count": 1.0}}, ["#/increment/session_count"]),
+        ({"increment": {"session_count": 1.5}}, ["#/increment/session_count"]),
         ({"increment": {"session_count": "1"}}, ["#/increment/session_count"]),
         ({"increment": {"session_count": None}}, ["#/increment/session_count"]),
         ({"increment": {"session_count": INCREMENT_MAX + 1}}, ["#/increment/session_count"]),
