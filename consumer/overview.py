@@ -84,11 +84,15 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     hot_subscriptions: Sequence[Hot]
     hot_apps: Sequence[Hot]
     hot_window_s: float
+    updates_per_s: float
+    """Updates written a second in that time."""
     holds: Sequence[HoldLine]
     dead_letters: Mapping[str, int]
     uncommitted_s: float
     in_flight: int
     in_flight_limit: int
+    silent: Sequence[str] = ()
+    """Consumers that were asked and did not answer."""
 
 
 def read_overview(of: Sources, name: str) -> Overview:
@@ -112,6 +116,7 @@ def read_overview(of: Sources, name: str) -> Overview:
         ],
         hot_apps=[Hot(app=app, **_numbers(apps, low, high)) for app, low, high in _most(apps)],
         hot_window_s=subscriptions.seconds,
+        updates_per_s=subscriptions.total / max(subscriptions.seconds, 1.0),
         holds=[
             HoldLine(str(view.key), view.state.value, view.reason, view.since_ms / 1000)
             for view in of.holds.views()

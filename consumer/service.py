@@ -93,11 +93,12 @@ async def run(
             holds=follower.holds,
             holding=holding,
         )
+        peers = [peer for peer in settings.telemetry.peers.split(",") if peer]
         overview = partial(read_overview, sources, group.instance_id or SERVICE)
         async with (
             open_telemetry(SERVICE, reads(sources)) as telemetry,
             serving(
-                create_status_app(status, telemetry, overview),
+                create_status_app(status, telemetry, overview, peers),
                 settings.listen,
             ),
             asyncio.TaskGroup() as tasks,

@@ -200,6 +200,12 @@ class TelemetrySettings(FrozenModel):
         le=100_000,
         description="About how many updates a second that were sampled at ingest get a span here.",
     )
+    peers: str = Field(
+        "",
+        pattern=r"^(https?://[^,\s]+(,https?://[^,\s]+)*)?$",
+        description="Status addresses of the other consumers, comma-separated: what they say is "
+        "added up on the page.",
+    )
 
 
 class ConsumerSettings(ServiceSettings):

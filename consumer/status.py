@@ -1,6 +1,6 @@
 """What the consumer says of itself over HTTP: alive, ready, and the figures behind it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ from consumer.assigned_work import AssignedWork
 from consumer.dead_letters import UnreadableRecords
 from consumer.holding import HoldingTopic
 from consumer.overview import Overview
+from consumer.peers import gathered
 from consumer.shard_writer import ShardWriter
 from consumer.status_page import render
 from shared.holds import Holds, HoldState
@@ -71,7 +72,10 @@ class ConsumerStatus:
 
 
 def create_status_app(
-    status: ConsumerStatus, telemetry: Telemetry, overview: Callable[[], Overview]
+    status: ConsumerStatus,
+    telemetry: Telemetry,
+    overview: Callable[[], Overview],
+    peers: Sequence[str],
 ) -> Starlette:
     """Build the app: the status page, the figures behind it, and what orchestrators ask."""
 
@@ -88,7 +92,8 @@ def create_status_app(
         return JSONResponse(status.figures())
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(render(overview(), public=request.url.path == "/public"))
+        view = await gathered(overview(), peers)
+        return HTMLResponse(render(view, public=request.url.path == "/public"))
 
     async def overview_json(_: Request) -> Response:
         return Response(msgspec.json.encode(overview()), media_type="application/json")

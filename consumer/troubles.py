@@ -45,20 +45,16 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "This consumer has not been given partitions yet.",
             "It joins its group; if that takes longer than a minute, look at its log.",
         )
+    for name in view.silent:
+        yield Trouble(
+            "warn",
+            f"The consumer at {name} does not answer, so its numbers are missing here.",
+            "If it is down, its partitions go to others when its session ends. `tidemark lag` "
+            "shows them all the same.",
+        )
     for shard in view.shards:
         yield from _of_shard(shard, others=len(view.shards) > 1)
-    for hot in view.hot_subscriptions[:3]:
-        if hot.share >= _HOT_SHARE and hot.per_s >= _HOT_PER_S:
-            yield _hot_row(hot)
-    for hot in view.hot_apps[:1]:
-        if hot.share >= 0.5 and hot.per_s >= _HOT_PER_S and _total_lag(view):  # noqa: PLR2004
-            yield Trouble(
-                "note",
-                f"App {hot.app} sends {hot.share:.0%} of all updates, {amount(hot.per_s)} a "
-                "second.",
-                "Others in its partition wait behind it; `tidemark inspect --app … --top tags` "
-                "says what it sends.",
-            )
+    yield from _of_keys(view)
     if view.uncommitted_s > _UNCOMMITTED_S:
         yield Trouble(
             "bad",
@@ -128,6 +124,21 @@ def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
             f"{amount(shard.message_lag)} records that wait there.",
             "One app sends more than its partition takes in; `tidemark hot` names it.",
         )
+
+
+def _of_keys(view: Overview) -> Iterator[Trouble]:
+    for hot in view.hot_subscriptions[:3]:
+        if hot.share >= _HOT_SHARE and hot.per_s >= _HOT_PER_S:
+            yield _hot_row(hot)
+    for hot in view.hot_apps[:1]:
+        if hot.share >= 0.5 and hot.per_s >= _HOT_PER_S and _total_lag(view):  # noqa: PLR2004
+            yield Trouble(
+                "note",
+                f"App {hot.app} sends {hot.share:.0%} of all updates, {amount(hot.per_s)} a "
+                "second.",
+                "Others in its partition wait behind it; `tidemark inspect --app … --top tags` "
+                "says what it sends.",
+            )
 
 
 def _hot_row(hot: Hot) -> Trouble:

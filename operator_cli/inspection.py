@@ -48,21 +48,37 @@ class Condition:
             self._program = cel.compile(text)
         except ValueError as error:
             raise Misconfigured(f"--where cannot be read as CEL: {error}") from error
+        # Only what it speaks of: handing a value over takes longer than most expressions.
+        self._names = [name for name in self._program.variables() if name in _VARIABLES]
 
     def matches(self, record: Any, update: Update) -> bool:
-        """Say whether it is true of a record."""
+        """Say whether it is true of a record.
+
+        Raises:
+            Misconfigured: it speaks of something that there is not.
+        """
+        values = {name: _VARIABLES[name](record, update) for name in self._names}
         try:
-            result = self._program.execute(
-                {
-                    **msgspec.structs.asdict(update),
-                    "partition": record.partition,
-                    "offset": record.offset,
-                    "accepted": datetime.fromtimestamp(record.timestamp / 1000, UTC),
-                }
-            )
-        except (ValueError, RuntimeError, KeyError, TypeError):
+            return self._program.execute(values) is True
+        except (ValueError, KeyError, TypeError):
             return False
-        return result is True
+        except RuntimeError as error:
+            raise Misconfigured(
+                f"--where cannot be evaluated: {error} It knows {', '.join(_VARIABLES)}."
+            ) from error
+
+
+_VARIABLES: Final[Mapping[str, Callable[[Any, Update], Any]]] = {
+    "app_id": lambda _, update: update.app_id,
+    "subscription_id": lambda _, update: update.subscription_id,
+    "tags": lambda _, update: update.tags,
+    "properties": lambda _, update: update.properties,
+    "increment": lambda _, update: update.increment,
+    "increment_tags": lambda _, update: update.increment_tags,
+    "partition": lambda record, _: record.partition,
+    "offset": lambda record, _: record.offset,
+    "accepted": lambda record, _: datetime.fromtimestamp(record.timestamp / 1000, UTC),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,32 +94,21 @@ class Filters:
     since_ms: int | None = None
     until_ms: int | None = None
 
-    def sieve(self) -> Callable[[Any], bool]:
-        """Return a test of a record's bytes that throws out most, and nothing that is meant."""
-        tests: list[Callable[[Any], bool]] = []
-        if self.app is not None:
-            key = self.app.encode()
-            tests.append(lambda record: record.key == key)
-        if self.subscription is not None:
-            needle = f'"{self.subscription}"'.encode()
-            tests.append(lambda record: needle in (record.value or b""))
-        if self.tag is not None:
-            name = msgspec.json.encode(self.tag.partition("=")[0])
-            tests.append(lambda record: name in (record.value or b""))
+    def sieve(self, records: Sequence[Any]) -> Sequence[Any]:
+        """Throw out most records by their bytes alone, and none that is meant."""
         if self.trace is not None:
             trace = self.trace.encode()
-            tests.append(
-                lambda record: any(
-                    name == TRACEPARENT and trace in value for name, value in record.headers
-                )
-            )
-        match tests:
-            case []:
-                return lambda _: True
-            case [only]:
-                return only
-            case _:
-                return lambda record: all(test(record) for test in tests)
+            records = [each for each in records if each.headers and _is_of(each.headers, trace)]
+        if self.subscription is not None:
+            needle = f'"{self.subscription}"'.encode()
+            records = [each for each in records if each.value and needle in each.value]
+        if self.tag is not None:
+            name = msgspec.json.encode(self.tag.partition("=")[0])
+            records = [each for each in records if each.value and name in each.value]
+        if self.app is not None:
+            key = self.app.encode()
+            records = [each for each in records if each.key == key]
+        return records
 
     def match(self, record: Any, update: Update | None) -> bool:
         """Say whether a record that went through the sieve is meant."""
@@ -114,6 +119,10 @@ class Filters:
         if self.tag is not None and not (update is not None and _has_tag(update, self.tag)):
             return False
         return self.where is None or (update is not None and self.where.matches(record, update))
+
+
+def _is_of(headers: Sequence[tuple[str, bytes]], trace: bytes) -> bool:
+    return any(name == TRACEPARENT and trace in value for name, value in headers)
 
 
 def _has_tag(update: Update, wanted: str) -> bool:
@@ -193,7 +202,6 @@ async def scan(
     count = await require_partitions(kafka, topic)
     only_one = filters.app is not None and not dead_letters
     partitions = [partition_of(filters.app or "")] if only_one else list(range(count))
-    sieve = filters.sieve()
     async with open_reader(kafka, topic, "tidemark-inspect") as reader:
         starts, ends = await _range(reader, partitions, filters)
         beginnings = await reader.beginnings(partitions)
@@ -205,7 +213,7 @@ async def scan(
             with progress("Reading", sum(ends[n] - starts[n] for n in starts)) as advance:
                 async for records in reader.read(starts, ends, records_max=_PORTION):
                     advance(len(records))
-                    for record in filter(sieve, records):
+                    for record in filters.sieve(records):
                         seen = Seen(record, _update_of(record, dead=dead_letters))
                         if not filters.match(record, seen.update):
                             continue

@@ -1,0 +1,115 @@
+"""What the other consumers say of themselves, put together with our own."""
+
+import asyncio
+import http.client
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Final
+
+import msgspec
+
+from consumer.overview import Hot, Overview, Point, ShardView
+
+_TIMEOUT_S: Final = 1.0
+_HOT: Final = 10
+_BUCKET_S: Final = 5
+
+
+async def gathered(own: Overview, peers: Sequence[str]) -> Overview:
+    """Return what all consumers say together; who does not answer is named in `silent`."""
+    if not peers:
+        return own
+    answers = await asyncio.gather(*(asyncio.to_thread(_ask, peer) for peer in peers))
+    silent = [peer for peer, answer in zip(peers, answers, strict=True) if answer is None]
+    return together([own, *(answer for answer in answers if answer is not None)], silent)
+
+
+def _ask(peer: str) -> Overview | None:
+    # Not what it gathers itself: that would ask us in turn.
+    try:
+        with urllib.request.urlopen(f"{peer}/overview", timeout=_TIMEOUT_S) as answer:  # noqa: S310
+            return msgspec.json.decode(answer.read(), type=Overview)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return None
+
+
+def together(views: Sequence[Overview], silent: Sequence[str] = ()) -> Overview:
+    """Add up what consumers say; each partition is one consumer's."""
+    own = views[0]
+    shards = [reduce(_add, parts) for parts in zip(*(view.shards for view in views), strict=True)]
+    dead: Counter[str] = Counter()
+    for view in views:
+        dead.update(view.dead_letters)
+    per_s = sum(view.updates_per_s for view in views)
+    return msgspec.structs.replace(
+        own,
+        name=f"{len(views)} consumers" if len(views) > 1 else own.name,
+        ready=any(view.ready for view in views),
+        partitions=sum(view.partitions for view in views),
+        shards=shards,
+        hot_subscriptions=_hottest((hot for v in views for hot in v.hot_subscriptions), per_s),
+        hot_apps=_hottest((hot for view in views for hot in view.hot_apps), per_s),
+        updates_per_s=per_s,
+        dead_letters=dict(dead),
+        uncommitted_s=max(view.uncommitted_s for view in views),
+        in_flight=sum(view.in_flight for view in views),
+        in_flight_limit=sum(view.in_flight_limit for view in views),
+        silent=silent,
+    )
+
+
+def _add(one: ShardView, other: ShardView) -> ShardView:
+    failing = min(
+        (each for each in (one, other) if each.failing_since_s is not None),
+        key=lambda each: each.failing_since_s or 0.0,
+        default=one,
+    )
+    message_lag = one.message_lag + other.message_lag
+    accepted_per_s = one.accepted_per_s + other.accepted_per_s
+    applied_per_s = one.applied_per_s + other.applied_per_s
+    gain = applied_per_s - accepted_per_s
+    return msgspec.structs.replace(
+        one,
+        partitions=one.partitions + other.partitions,
+        paused=one.paused + other.paused,
+        stopped=one.stopped + other.stopped,
+        message_lag=message_lag,
+        partition_max=max(one.partition_max, other.partition_max),
+        time_lag_s=max(one.time_lag_s, other.time_lag_s),
+        accepted_per_s=accepted_per_s,
+        applied_per_s=applied_per_s,
+        catch_up_s=0.0 if not message_lag else message_lag / gain if gain > 0 else None,
+        breaker=failing.breaker,
+        failing_since_s=failing.failing_since_s,
+        failing_because=failing.failing_because,
+        flushes_in_flight=one.flushes_in_flight + other.flushes_in_flight,
+        ready=one.ready + other.ready,
+        trend=_trend(one.trend, other.trend),
+    )
+
+
+def _trend(one: Sequence[Point], other: Sequence[Point]) -> Sequence[Point]:
+    """Add up two courses by spans of five seconds, of each the last moment."""
+    found: dict[int, dict[int, Point]] = defaultdict(dict)
+    for number, trend in enumerate((one, other)):
+        for point in trend:
+            found[int(point.at_s // _BUCKET_S)][number] = point
+    return [
+        Point(
+            max(point.at_s for point in points.values()),
+            sum(point.message_lag for point in points.values()),
+            max(point.time_lag_s for point in points.values()),
+        )
+        for _, points in sorted(found.items())
+    ]
+
+
+def _hottest(keys: Iterable[Hot], per_s: float) -> Sequence[Hot]:
+    """Order by rate; a key is one consumer's, as its partition is."""
+    most = sorted(keys, key=lambda hot: -hot.per_s)[:_HOT]
+    return [
+        msgspec.structs.replace(hot, share=min(1.0, hot.per_s / per_s) if per_s else 0.0)
+        for hot in most
+    ]

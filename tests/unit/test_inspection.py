@@ -1,0 +1,77 @@
+"""Filters of `tidemark inspect`."""
+
+from typing import Any
+
+import pytest
+
+from operator_cli.adding_up import Sum
+from operator_cli.inspection import Condition, Filters
+from shared.errors import Misconfigured
+from shared.updates import Update, encode
+from tests.records import APP, StubRecord, update_of
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+UPDATE = update_of(1, tags={"plan": "pro", "level": 3}, increment={"session_count": 2})
+
+
+def record(update: Update = UPDATE, **fields: Any) -> StubRecord:
+    return StubRecord(7, encode(update), **fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "true"),
+    [
+        ("tags.plan == 'pro' && offset == 7", True),
+        ("tags.level > 2", True),
+        ("increment.session_count > 2", False),
+        ("tags.missing == 'x'", False),
+        ("tags.plan > 2", False),
+        ("has(tags.plan)", True),
+        ("accepted < timestamp('2026-01-01T00:00:00Z')", True),
+    ],
+)
+def test_an_expression_is_true_or_does_not_match(text: str, true: bool) -> None:
+    assert Condition(text).matches(record(), UPDATE) is true
+
+
+@pytest.mark.parametrize("text", ["tags.plan ==", "tagz.plan == 'pro'", "__import__('os')"])
+def test_what_is_no_expression_over_a_record_is_refused(text: str) -> None:
+    with pytest.raises(Misconfigured, match="--where"):
+        assert Condition(text).matches(record(), UPDATE) is None
+
+
+@pytest.mark.parametrize(
+    ("filters", "meant"),
+    [
+        (Filters(app=APP), True),
+        (Filters(app="ff" + APP[2:]), False),
+        (Filters(subscription=UPDATE.subscription_id), True),
+        (Filters(tag="plan"), True),
+        (Filters(tag="plan=pro"), True),
+        (Filters(tag="level=3"), True),
+        (Filters(tag="plan=free"), False),
+        (Filters(tag="pro"), False),
+        (Filters(trace=TRACE), True),
+        (Filters(trace="1" + TRACE[1:]), False),
+    ],
+)
+def test_a_record_goes_through_the_sieve_and_is_looked_at(filters: Filters, meant: bool) -> None:
+    one = record(headers=[("traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode())])
+
+    through = filters.sieve([one])
+
+    assert bool([each for each in through if filters.match(each, UPDATE)]) is meant
+
+
+def test_updates_add_up_as_a_row_would() -> None:
+    total = Sum()
+
+    several: list[dict[str, Any]] = [
+        {"tags": {"a": 1, "b": "x"}, "increment": {"session_count": 2}},
+        {"tags": {"b": None}, "increment_tags": {"a": 2, "c": 1}},
+        {"tags": {"a": "text"}, "increment_tags": {"a": 5}, "increment": {"session_count": 1}},
+    ]
+    for fields in several:
+        total.add(update_of(1, **fields))
+
+    assert (total.tags, total.properties) == ({"a": 5, "c": 1}, {"session_count": 3})

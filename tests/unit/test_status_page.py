@@ -1,0 +1,127 @@
+"""What the status page says, of one consumer and of several."""
+
+from typing import Any
+
+import msgspec
+
+from consumer.overview import Hot, Overview, Point, ShardView
+from consumer.peers import together
+from consumer.status_page import render
+from consumer.troubles import troubles
+
+APP = "00000000-0000-4000-8000-000000000000"
+ROW = "00000000-0000-4000-8000-000000000005"
+
+
+def shard(name: str = "shard-0", **fields: Any) -> ShardView:
+    calm = ShardView(
+        name=name,
+        apps="0 to 3",
+        first=0,
+        partitions=90,
+        paused=0,
+        stopped=0,
+        message_lag=0,
+        partition_max=0,
+        time_lag_s=0.0,
+        accepted_per_s=100.0,
+        applied_per_s=100.0,
+        catch_up_s=0.0,
+        breaker="closed",
+        failing_since_s=None,
+        failing_because=None,
+        flushes_in_flight=1,
+        ready=0,
+        trend=[],
+    )
+    return msgspec.structs.replace(calm, **fields)
+
+
+def overview(*shards: ShardView, **fields: Any) -> Overview:
+    calm = Overview(
+        name="consumer-1",
+        at_s=1_700_000_000.0,
+        ready=True,
+        partitions=180,
+        shards=shards or (shard(), shard("shard-1")),
+        waiting={},
+        hot_subscriptions=[],
+        hot_apps=[],
+        hot_window_s=90.0,
+        updates_per_s=200.0,
+        holds=[],
+        dead_letters={},
+        uncommitted_s=0.0,
+        in_flight=10,
+        in_flight_limit=1_000,
+    )
+    return msgspec.structs.replace(calm, **fields)
+
+
+HOT = Hot(app=APP, subscription=ROW, low=9_000, high=9_000, per_s=100.0, share=0.5)
+
+
+def test_nothing_is_said_while_nothing_is_wrong() -> None:
+    assert troubles(overview()) == []
+    assert "All is well." in render(overview(), public=False)
+
+
+def test_a_shard_that_is_down_comes_first_and_customers_are_not_told_its_name() -> None:
+    down = shard(
+        breaker="open",
+        failing_since_s=1_699_999_900.0,
+        failing_because="It refuses.",
+        time_lag_s=90,
+    )
+
+    view = overview(down, shard("shard-1"), hot_subscriptions=[HOT])
+    first, second = troubles(view)
+    public = render(view, public=True)
+
+    assert first.what == (
+        "shard-0 cannot be written since 22:11:40 UTC: It refuses. 90 partitions wait; other "
+        "shards are not affected."
+    )
+    assert "subscription " + ROW in second.what
+    assert "Updates of apps with IDs from 0 to 3 are accepted, and applied later." in public
+    assert not {APP, ROW, "shard-0"} & set(public.replace("<", " ").split())
+
+
+def test_records_that_wait_while_writers_idle_are_called_starvation() -> None:
+    starved = shard(message_lag=50, time_lag_s=40.0, catch_up_s=None, flushes_in_flight=0)
+
+    [trouble] = troubles(overview(starved))
+
+    assert trouble.severity == "bad"
+    assert "starvation" in trouble.advice
+
+
+def test_what_a_name_contains_is_not_markup() -> None:
+    page = render(overview(name="<script>alert(1)</script>"), public=False)
+
+    assert "<script>alert" not in page
+
+
+def test_consumers_add_up_and_the_one_that_is_silent_is_named() -> None:
+    one = overview(
+        shard(message_lag=30, accepted_per_s=10, applied_per_s=20, trend=[Point(100.0, 30, 3.0)]),
+        hot_subscriptions=[HOT],
+        updates_per_s=200.0,
+    )
+    there = shard(
+        message_lag=70,
+        time_lag_s=7.0,
+        accepted_per_s=10,
+        applied_per_s=50,
+        trend=[Point(101.0, 70, 7.0)],
+    )
+    other = overview(there, updates_per_s=300.0)
+
+    both = together([one, other], ["http://consumer-3:8090"])
+
+    [added] = both.shards
+    assert (added.message_lag, added.time_lag_s, added.partitions) == (100, 7.0, 180)
+    assert added.catch_up_s == 2.0
+    assert added.trend == [Point(101.0, 100, 7.0)]
+    assert both.hot_subscriptions[0].share == 0.2
+    assert "http://consumer-3:8090" in troubles(both)[0].what
