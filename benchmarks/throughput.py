@@ -42,19 +42,29 @@ class Throughput:
     """Runs arms on loads; each run starts from the same rows, and has a group of its own."""
 
     def __init__(
-        self, stack: LocalStack, dsns: Mapping[str, SecretStr], *, seed: int, say: Say
+        self,
+        stack: LocalStack,
+        dsns: Mapping[str, SecretStr],
+        *,
+        seed: int,
+        say: Say,
+        traced_every: int | None = None,
     ) -> None:
         self._stack = stack
         self._dsns = dsns
         self._seed = seed
         self._say = say
+        self._traced_every = traced_every
         self._rows: Sequence[Row] = make_rows()
         self._databases = Databases(dsns, self._rows)
 
     @classmethod
-    def on(cls, stack: LocalStack, *, seed: int, say: Say) -> "Throughput":
+    def on(
+        cls, stack: LocalStack, *, seed: int, say: Say, traced_every: int | None = None
+    ) -> "Throughput":
         """Use the databases of a stack."""
-        return cls(stack, read_shard_map(stack.layout.shard_map).dsns, seed=seed, say=say)
+        dsns = read_shard_map(stack.layout.shard_map).dsns
+        return cls(stack, dsns, seed=seed, say=say, traced_every=traced_every)
 
     async def measure(
         self, arms: Sequence[Arm], loads: Sequence[str], *, repeats: int, records_max: int
@@ -87,6 +97,7 @@ class Throughput:
                         f"{load}-{size}",
                         self._rows,
                         updates,
+                        traced_every=self._traced_every,
                     )
                 )
                 refused = sum(update.refused for update in updates)

@@ -16,6 +16,7 @@ from shared.errors import Transient
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
+_SAMPLED: Final = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 RECORDS_PER_BATCH: Final = 250
 _BATCH_BYTES_MAX: Final = 900_000
 _BATCHES_IN_FLIGHT_MAX: Final = 720
@@ -23,9 +24,16 @@ _BATCHES_IN_FLIGHT_MAX: Final = 720
 
 @asynccontextmanager
 async def filled_topic(
-    bootstrap_servers: str, name: str, rows: Sequence[Row], updates: Sequence[Update]
+    bootstrap_servers: str,
+    name: str,
+    rows: Sequence[Row],
+    updates: Sequence[Update],
+    *,
+    traced_every: int | None = None,
 ) -> AsyncIterator[KafkaSettings]:
     """Create a topic that holds the updates in their order; delete it afterwards.
+
+    One of `traced_every` says that a span was made of it where it was sent.
 
     A record's key is the subscription, which Parallel Consumer needs and nobody else looks at.
     Its partition is that of the app, as always.
@@ -34,7 +42,7 @@ async def filled_topic(
     await create_topics(kafka)
     try:
         await _count_records(kafka)  # returns when every partition has a leader that knows it
-        await _produce(kafka, rows, updates)
+        await _produce(kafka, rows, updates, traced_every)
         found = await _count_records(kafka)
         if found != len(updates):
             raise Transient(f"Topic {name} holds {found} records, not {len(updates)}.")
@@ -54,7 +62,9 @@ async def _count_records(kafka: KafkaSettings) -> int:
         return sum(ends.values())
 
 
-async def _produce(kafka: KafkaSettings, rows: Sequence[Row], updates: Sequence[Update]) -> None:
+async def _produce(
+    kafka: KafkaSettings, rows: Sequence[Row], updates: Sequence[Update], traced_every: int | None
+) -> None:
     by_partition: dict[int, list[Update]] = defaultdict(list)
     sent: set[asyncio.Future[Any]] = set()
     producer = AIOKafkaProducer(
@@ -71,12 +81,12 @@ async def _produce(kafka: KafkaSettings, rows: Sequence[Row], updates: Sequence[
             waiting = by_partition[partition]
             waiting.append(update)
             if len(waiting) == RECORDS_PER_BATCH:
-                batch = _batch(producer, rows, by_partition.pop(partition))
+                batch = _batch(producer, rows, by_partition.pop(partition), traced_every)
                 sent.add(await producer.send_batch(batch, kafka.topic, partition=partition))
                 if len(sent) == _BATCHES_IN_FLIGHT_MAX:
                     await _acknowledged(sent)
         for partition, waiting in by_partition.items():
-            batch = _batch(producer, rows, waiting)
+            batch = _batch(producer, rows, waiting, traced_every)
             sent.add(await producer.send_batch(batch, kafka.topic, partition=partition))
         await _acknowledged(sent)
     finally:
@@ -88,16 +98,23 @@ async def _acknowledged(sent: set[asyncio.Future[Any]]) -> None:
     sent.clear()
 
 
-def _batch(producer: AIOKafkaProducer, rows: Sequence[Row], updates: Sequence[Update]) -> Any:
+def _batch(
+    producer: AIOKafkaProducer,
+    rows: Sequence[Row],
+    updates: Sequence[Update],
+    traced_every: int | None,
+) -> Any:
     # The present: the broker deletes what is older than its retention.
     now_ms = time.time_ns() // 1_000_000
     batch = producer.create_batch()
-    for update in updates:
+    for number, update in enumerate(updates):
         row = rows[update.row]
+        traced = traced_every is not None and number % traced_every == 0
         taken = batch.append(
             key=row.subscription_id.encode(),
             value=record_value(row, update.tags),
             timestamp=now_ms,
+            headers=[_SAMPLED] if traced else [],
         )
         assert taken is not None, "a batch is smaller than its limit"
     return batch
