@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
 
-def token(app: str = APP, *rights: Right, valid_s: int = 60) -> str:
+def token(app: str = APP, *rights: Right, valid_s: int = 3_600) -> str:
     return issue(KEY, app=app, rights=rights or RIGHTS, valid_s=valid_s)[0]
 
 
