@@ -122,6 +122,7 @@ def tidemark(options: argparse.Namespace) -> int:
             **os.environ,
             "TIDEMARK_SHARD_MAP_FILE": str(stack.layout.shard_map),
             "TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": stack.plan.bootstrap_servers,
+            "TIDEMARK_CONSUMERS": " ".join(consumer.address for consumer in stack.consumers),
             "TIDEMARK_AUTH__SIGNING_KEYS_FILE": str(credentials.SIGNING_KEYS),
             "TIDEMARK_AUTH__PUBLIC_KEYS_FILE": str(credentials.PUBLIC_KEYS),
             "TIDEMARK_AUTH__REVOKED_TOKENS_FILE": str(credentials.REVOKED_TOKENS),
