@@ -6,8 +6,11 @@ made once in them is not made here again.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any
+from decimal import Context, Decimal
+from typing import Any, Final
+
+_EXACT: Final = Context(prec=1_000)
+"""Digits enough for the sum of any float and any integer; the usual 28 are not."""
 
 
 @dataclass
@@ -54,4 +57,4 @@ def _set(members: dict[str, Any], name: str, value: Any) -> None:
 
 def _add(members: dict[str, Any], name: str, amount: int) -> None:
     base = members.get(name)
-    members[name] = (base if isinstance(base, Decimal) else Decimal(0)) + amount
+    members[name] = _EXACT.add(base if isinstance(base, Decimal) else Decimal(0), Decimal(amount))
