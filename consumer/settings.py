@@ -195,7 +195,7 @@ class TelemetrySettings(FrozenModel):
         description="An update that waited longer gets a span, a few a second at most.",
     )
     spans_per_s_max: int = Field(
-        200,
+        100,
         ge=0,
         le=100_000,
         description="About how many updates a second that were sampled at ingest get a span here.",

@@ -26,6 +26,7 @@ from shared.tracing import sampled_sender
 
 _SENDERS_PER_FLUSH_MAX: Final = 32
 _UNASKED_PER_S: Final = 5
+_STATEMENT: Final = "MERGE subscriptions"
 
 
 class FlushedRow(Protocol):
@@ -121,7 +122,7 @@ class ProcessSpans:
             for record, fold_size, sender in asked
         ]
         flush = self._tracer.start_span(
-            "MERGE subscriptions",
+            _STATEMENT,
             context=set_span_in_context(spans[0], Context()),
             kind=SpanKind.CLIENT,
             links=[Link(span.get_span_context()) for span in spans[1:]],
@@ -129,6 +130,7 @@ class ProcessSpans:
                 "db.system.name": "postgresql",
                 "db.operation.name": "MERGE",
                 "db.collection.name": "subscriptions",
+                "db.query.summary": _STATEMENT,
                 "db.operation.batch.size": len(rows),
                 "tidemark.shard": shard,
                 "tidemark.pool_wait_s": pool_wait_s,

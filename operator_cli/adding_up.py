@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any
+from decimal import Context, Decimal
+from typing import Any, Final
 
 from shared.updates import Update
+
+_EXACT: Final = Context(prec=1_000)
+"""Digits enough for the sum of any float and any integer."""
 
 
 @dataclass(slots=True)
@@ -33,7 +36,7 @@ def _apply(members: dict[str, Any], sets: Mapping[str, Any], increments: Mapping
         old = members.get(name)
         is_number = isinstance(old, int | float) and not isinstance(old, bool)
         # As the database adds: exactly, in decimals.
-        total = Decimal(str(old if is_number else 0)) + amount
+        total = _EXACT.add(Decimal(str(old if is_number else 0)), Decimal(amount))
         members[name] = int(total) if total == int(total) else float(total)
 
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Final
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-_MARGIN: Final = (70, 20, 20, 40)
+_MARGIN: Final = (84, 20, 44, 40)
 _SIZE: Final = (760, 230)
 
 
