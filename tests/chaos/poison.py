@@ -1,6 +1,7 @@
 """Records that can never succeed, put among the good ones on purpose."""
 
 import asyncio
+import contextlib
 import json
 import random
 import uuid
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from shared.kafka_clients import client_options
 from shared.settings import KafkaSettings
@@ -33,22 +35,25 @@ def with_poison(requests: Iterator[Request], seed: int, share: float) -> Iterato
 async def poison_for_ever(
     kafka: KafkaSettings, seed: int, devices: Sequence[tuple[str, str]], per_s: float
 ) -> None:
-    """Write to the topic past the API, as no customer could, until cancelled."""
+    """Write to the topic past the API, as no customer could, until cancelled.
+
+    One record at a time: what gathered while a broker is away would come as one mass of poison,
+    for which a partition is rightly stopped. Not idempotent, so that there is nothing to recover.
+    """
     pick = random.Random(seed)
-    producer = AIOKafkaProducer(
-        **client_options(kafka, "chaos-poison"), acks="all", enable_idempotence=True
-    )
+    producer = AIOKafkaProducer(**client_options(kafka, "chaos-poison"), acks="all")
     await producer.start()
     try:
         while True:
             app, subscription = pick.choice(devices)
-            await producer.send(
-                kafka.topic,
-                key=app.encode(),
-                value=_poison(pick, app, subscription),
-                partition=partition_of(app),
-                headers=[(POISON, uuid.UUID(int=pick.getrandbits(128)).bytes)],
-            )
+            with contextlib.suppress(KafkaError):
+                await producer.send_and_wait(
+                    kafka.topic,
+                    key=app.encode(),
+                    value=_poison(pick, app, subscription),
+                    partition=partition_of(app),
+                    headers=[(POISON, uuid.UUID(int=pick.getrandbits(128)).bytes)],
+                )
             await asyncio.sleep(pick.expovariate(per_s))
     finally:
         await producer.stop()

@@ -136,8 +136,8 @@ async def run_chaos(
             faults.create_task(injector.run(plan_faults(seed, seconds, kinds)), name="faults")
             faults.create_task(asyncio.sleep(seconds), name="duration")
         over.set()
-        left_out = await sending
         say("healing")
+        left_out = await sending
         await system.heal()
         started = time.monotonic()
         await settle(system)
