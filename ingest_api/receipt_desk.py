@@ -102,14 +102,19 @@ class ReceiptDesk:
             await asyncio.sleep(_RETRY_S)
 
     async def _answer_for_ever(self, look: "_Look") -> None:
+        failing = False
         while True:
             await self._asked.wait()
             try:
                 async with asyncio.timeout(self._settings.look_timeout_ms / 1000):
                     await self._answer(look)
             except (KafkaError, Transient, TimeoutError) as error:
-                log.warning("receipts.not_answered", reason=type(error).__name__)
+                if not failing:  # said once, not for each look of an outage
+                    log.warning("receipts.not_answered", reason=type(error).__name__)
+                failing = True
                 self._fail(Transient("Kafka does not say where updates stand."))
+            else:
+                failing = False
             if not self._asks:
                 self._asked.clear()
             await asyncio.sleep(self._settings.look_interval_ms / 1000)

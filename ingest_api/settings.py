@@ -168,7 +168,7 @@ class ReceiptSettings(FrozenModel):
         description="How long an answer is held at most, however long was asked for.",
     )
     look_interval_ms: int = Field(
-        50, ge=10, le=60_000, description="Time between looks at Kafka while somebody waits."
+        100, ge=10, le=60_000, description="Time between looks at Kafka while somebody waits."
     )
     look_timeout_ms: int = Field(
         1_500, ge=100, le=60_000, description="How long a look may take; then 503."
