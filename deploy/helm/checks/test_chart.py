@@ -195,6 +195,14 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
         ),
         (["ingest.autoscaling.minReplicas=13"], "minReplicas is 13 and maxReplicas 12"),
         (['consumer.autoscaling={"minReplicas": 13}'], "minReplicas is 13 and maxReplicas 12"),
+        (
+            ["consumer.settings.group.drain_timeout_ms=60000"],
+            "drain_timeout_ms is 60000 and session_timeout_ms 90000",
+        ),
+        (
+            ['kafka.bootstrapServers="a:9092,b:9093"'],
+            "kafka.bootstrapServers names port 9093 and networkPolicy.kafka.ports has 9092",
+        ),
         (["ingest.ingress.enabled=true"], "list its hosts"),
         (["ingest.gateway.enabled=true"], "name the gateways"),
         (["consumer.replcias=1"], "additional properties 'replcias' not allowed"),
@@ -250,6 +258,22 @@ def test_alerts_and_dashboards_are_those_of_the_repository(program: Path) -> Non
     ]
     assert len(rules) >= 1
     assert len(boards) >= 1
+
+
+def test_every_secret_and_account_that_is_named_is_made_or_expected(program: Path) -> None:
+    for values in SETS:
+        manifests = objects(render(program, values))
+        made = {(each["kind"], each["metadata"]["name"]) for each in manifests}
+        for each in manifests:
+            for trigger in each.get("spec", {}).get("triggers", []):
+                if "authenticationRef" in trigger:
+                    assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in made
+        for name, pod in pod_specs(manifests):
+            account = pod.get("serviceAccountName")
+            assert account is None or ("ServiceAccount", account) in made, name
+            for volume in pod["volumes"]:
+                if "configMap" in volume:
+                    assert ("ConfigMap", volume["configMap"]["name"]) in made, name
 
 
 def test_keda_scales_evenly_and_not_for_what_it_cannot_help(program: Path) -> None:
