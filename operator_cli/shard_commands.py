@@ -67,11 +67,13 @@ def check_shards(shard_map: ShardMapFile = None, as_json: Json = False) -> None:
             )
         for sentence in skewed:
             typer.echo(f"skew: {sentence}")
-    wrong = [f"{each.shard.name}: {problem}" for each in reports for problem in each.problems]
-    if any(each.facts is None for each in reports):
-        raise Transient("; ".join(wrong))
-    if wrong:
-        raise Misconfigured("; ".join(wrong))
+        for each in reports:
+            for problem in each.problems:
+                typer.echo(f"{each.shard.name}: {problem}")
+    if unasked := [each.shard.name for each in reports if each.facts is None]:
+        raise Transient(f"{', '.join(unasked)} cannot be asked.")
+    if wrong := [each.shard.name for each in reports if each.problems]:
+        raise Misconfigured(f"Something must be put right at {', '.join(wrong)}.")
 
 
 @shards_app.command("plan", epilog="Example: tidemark shards plan --shards 8")

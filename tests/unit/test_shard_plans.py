@@ -1,9 +1,14 @@
 """What another number of shards would move."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from operator_cli.main import app
 from operator_cli.shard_plans import Move, plan
 from operator_cli.shards import bounds
 from shared.errors import Misconfigured
@@ -64,3 +69,24 @@ def test_the_bounds_of_a_shard_are_its_first_and_last_app(one: int, other: int) 
         assert partition_of(str(type(lowest)(int=lowest.int - 1))) == shard.first - 1
     if shard.last < PARTITIONS - 1:
         assert partition_of(str(type(highest)(int=highest.int + 1))) == shard.last + 1
+
+
+def test_shards_that_cannot_be_asked_are_listed_and_the_plan_needs_none(tmp_path: Path) -> None:
+    path = tmp_path / "shard_map.json"
+    entries = [
+        {
+            "name": each.name,
+            "partitions": [each.first, each.last],
+            "dsn": "postgresql://tidemark:x@127.0.0.1:1/tidemark",
+        }
+        for each in ShardMap.equal(2).shards
+    ]
+    path.write_text(json.dumps({"version": 1, "shards": entries}))
+
+    checked = CliRunner().invoke(app, ["shards", "check", "--shard-map", str(path)])
+    planned = CliRunner().invoke(app, ["shards", "plan", "--shards", "4", "--shard-map", str(path)])
+
+    assert checked.exit_code == 1
+    assert checked.stderr == "tidemark: shard-0, shard-1 cannot be asked.\n"
+    assert planned.exit_code == 0
+    assert "shard-0 → shard-2: partitions 180 to 359, 180 of its 360\n" in planned.stdout
