@@ -31,7 +31,7 @@ class ShardBudget:
         self.is_scarce = False
         """Whether the share was used up, and half of it is not free again (hysteresis)."""
         self.turned_scarce = False
-        """Set when it becomes scarce; whoever acts on that clears it."""
+        """Set when it becomes scarce; cleared by whoever acts on that, or when it no longer is."""
         self.room = room
         """Set when a partition that was full may have room again."""
 
@@ -49,7 +49,7 @@ class ShardBudget:
             self.turned_scarce |= not self.is_scarce
             self.is_scarce = True
         elif self.is_scarce and not self._uses(2):
-            self.is_scarce = False
+            self.is_scarce = self.turned_scarce = False
             self.room.set()
 
     def _uses(self, divisor: int) -> bool:

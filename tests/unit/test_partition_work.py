@@ -144,6 +144,7 @@ def test_a_scarce_share_is_open_again_when_half_of_it_is_free() -> None:
 
     assert still_scarce
     assert not setup.budget.is_scarce
+    assert not setup.budget.turned_scarce  # who were paused now would not be told to go on
     assert work.has_room
     assert setup.budget.room.is_set()
 
