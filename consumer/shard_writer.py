@@ -178,12 +178,12 @@ class ShardWriter:
         return rows
 
     async def _flush(self, rows: Sequence[_Row]) -> None:
-        refused: Sequence[_Refused] = ()
+        refused: list[_Refused] = []
         try:
             async with asyncio.timeout(None) as deadline:
                 self._under_way.add(deadline)
                 try:
-                    refused = await self._attempt(rows)
+                    await self._attempt(rows, refused)
                 finally:
                     self._under_way.discard(deadline)
                     self._flush_ended.set()
@@ -197,33 +197,34 @@ class ShardWriter:
             if row.work.release(row.queue):
                 self.add_ready(row.work, [row.queue])
 
-    async def _attempt(self, rows: Sequence[_Row]) -> Sequence[_Refused]:
+    async def _attempt(self, rows: Sequence[_Row], refused: list[_Refused]) -> None:
         try:
-            refused = await self._write(rows)
+            await self._write(rows, refused)
         except Transient as error:
             if error.saturation:
                 await self._slow_down(error)
             else:
                 self._observer.failed(self.name, rows, error)
                 self._note_failure(error)
-            return ()
-        self._note_success()
-        return refused
+        else:
+            self._note_success()
 
-    async def _write(self, rows: Sequence[_Row]) -> Sequence[_Refused]:
+    async def _write(self, rows: Sequence[_Row], refused: list[_Refused]) -> None:
         """Write rows in one statement; where the data is refused, find the one update by halves.
 
-        Returns the queues whose oldest update can never be written, and therefore waits.
+        Adds to `refused` the queues whose oldest update can never be written, and therefore
+        waits. What was found stays found where a later half fails: it has been counted.
         """
         rows = [row for row in rows if not row.work.is_over]
         if not rows:
-            return ()
+            return
         changes = [fold(row.queue.updates[: row.count]) for row in rows]
         started = asyncio.get_running_loop().time()
         try:
             applied = await self._store.apply(changes)
         except Rejected as rejected:
-            return await self._split(rows, rejected)
+            await self._split(rows, rejected, refused)
+            return
         took_s = asyncio.get_running_loop().time() - started
         self.pace.note(took_s, more_waits=bool(self._ready))
         self._observer.written(self.name, rows, took_s=took_s, pool_wait_s=applied.pool_wait_s)
@@ -234,7 +235,6 @@ class ShardWriter:
         found = zip(rows, changes, applied.positions, applied.written, strict=True)
         for row, change, position, written in found:
             self._complete(row, change, position, written=written)
-        return ()
 
     def _complete(
         self, row: _Row, change: RowChange, position: int | None, *, written: bool
@@ -252,21 +252,25 @@ class ShardWriter:
             self.counts.updates_replayed += count
             row.work.complete(row.queue, count)
 
-    async def _split(self, rows: Sequence[_Row], rejected: Rejected) -> Sequence[_Refused]:
+    async def _split(
+        self, rows: Sequence[_Row], rejected: Rejected, refused: list[_Refused]
+    ) -> None:
         if len(rows) > 1:
             middle = len(rows) // 2
-            return [*await self._write(rows[:middle]), *await self._write(rows[middle:])]
+            await self._write(rows[:middle], refused)
+            await self._write(rows[middle:], refused)
+            return
         work, queue, count = rows[0].work, rows[0].queue, rows[0].count
         if count > 1:
             # In order: the older half is completed, so taken out, before the younger is read.
-            older = count // 2
-            return await self._write([_Row(work, queue, older)]) or await self._write(
-                [_Row(work, queue, count - older)]
-            )
-        if work.may_give_up():
-            return [_Refused(work, queue, rejected)]
-        log.error("partition.stopped", partition=work.partition, reason=STOPPED)
-        return ()
+            older, found = count // 2, len(refused)
+            await self._write([_Row(work, queue, older)], refused)
+            if len(refused) == found:
+                await self._write([_Row(work, queue, count - older)], refused)
+        elif work.may_give_up():
+            refused.append(_Refused(work, queue, rejected))
+        else:
+            log.error("partition.stopped", partition=work.partition, reason=STOPPED)
 
     async def give_up_for_ever(self) -> None:
         """Complete each refused update once the broker has its dead letter; hold up nobody else."""

@@ -222,6 +222,33 @@ async def test_the_one_poisoned_update_is_found_and_holds_up_nobody() -> None:
         assert shard.store.rows[APP, subscription(number)].tags == expected.tags
 
 
+class HalfBusyStore(FakeStore):
+    """Is busy for every statement that has the last row and not the first."""
+
+    busy: int = 0
+
+    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+        rows = {change.subscription_id for change in changes}
+        if self.busy and subscription(3) in rows and subscription(0) not in rows:
+            self.busy -= 1
+            raise Transient("busy", saturation=True)
+        return await super().apply(changes)
+
+
+async def test_a_poisoned_update_counts_once_however_often_its_flush_fails() -> None:
+    """A good partition must not be stopped for one of its updates."""
+    store = HalfBusyStore()
+    store.busy = 20
+    shard = Shard(store, rows=4)
+    shard.receive(update_of(0, tags={"bad": NUL}), *[update_of(n) for n in (1, 2, 3)])
+
+    await shard.settle()
+
+    assert not shard.work.stopped
+    assert shard.graveyard.offsets == [0]
+    assert shard.work.committable == 4
+
+
 async def test_finding_one_poisoned_update_takes_logarithmically_many_statements() -> None:
     shard = Shard(rows=64)
     shard.receive(*[update_of(n, tags={"bad": NUL} if n == 41 else {}) for n in range(64)])
