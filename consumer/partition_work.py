@@ -97,6 +97,8 @@ class PartitionWork:
         Returns how many of them were taken; the rest is to be read again when there is room.
         """
         assert not self.lost
+        if self.stopped:
+            return 0  # by the writer, since the client was asked for these
         if self.budget.is_scarce:
             records = self._fair_part_of(records)
         diverts = self.diversion.is_active
@@ -171,7 +173,7 @@ class PartitionWork:
 
         What its queue has, or has something newer than, was put there before, and is left out.
         """
-        assert not self.lost
+        assert not self.is_over
         ready: list[SubscriptionQueue] = []
         count = size = 0
         for pending in released:
@@ -205,6 +207,7 @@ class PartitionWork:
         """Do nothing more, and give back what it holds of the budget."""
         self.stopped = True
         self._forget()
+        self.feeding.settled.set()
 
     def _forget(self) -> None:
         self._account(-self._records, -self._bytes)

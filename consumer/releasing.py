@@ -63,7 +63,7 @@ class Releases:
 
     async def _release_each(self, work: PartitionWork) -> None:
         async with self._slots:
-            while not work.lost and (view := work.diversion.release_next()) is not None:
+            while not work.is_over and (view := work.diversion.release_next()) is not None:
                 try:
                     await self._release(work, view)
                 except OwnershipLost as error:
@@ -95,7 +95,7 @@ class Releases:
             await self._note(work, view, released)
 
     async def _note(self, work: PartitionWork, view: HoldView, released: Released) -> None:
-        while not work.lost:
+        while not work.is_over:
             try:
                 await self._holding.note_released(view.key, released)
             except KafkaError as error:
@@ -172,6 +172,8 @@ class _Release:
     def _check_owned(self) -> None:
         if self._work.lost:
             raise OwnershipLost("The partition is another's now.")
+        if self._work.stopped:
+            raise OwnershipLost("The partition has been stopped.")
 
     async def _end(self) -> int:
         partition = self._held_partition

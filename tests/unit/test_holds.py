@@ -277,6 +277,18 @@ def test_losing_the_partition_ends_the_wait_for_released_updates() -> None:
     assert (setup.budget.records, setup.budget.bytes) == (0, 0)
 
 
+def test_stopping_the_partition_ends_the_wait_for_released_updates() -> None:
+    setup = Setup()
+    work = setup.work()
+    work.feed([released(1)])
+
+    while work.may_give_up():
+        pass
+
+    assert work.feeding.settled.is_set()
+    assert (setup.budget.records, setup.budget.bytes) == (0, 0)
+
+
 class Reader:
     """Reads a run out of a holding topic in memory."""
 

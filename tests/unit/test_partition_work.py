@@ -239,6 +239,22 @@ def test_a_partition_of_nothing_but_poison_is_stopped_and_not_drained() -> None:
     assert (setup.budget.records, setup.budget.bytes) == (0, 0)
 
 
+def test_a_stopped_partition_takes_nothing_and_holds_nothing_of_the_share() -> None:
+    """Its next poll may be here already when the writer stops it."""
+    setup = Setup(partition_records=1_000)
+    work = setup.work()
+    work.receive(records(0, 10))
+    while work.may_give_up():
+        pass
+
+    taken = work.receive([StubRecord(10, b"not json"), *records(11, 99)])
+
+    assert taken == 0
+    assert work.is_full
+    assert not setup.given_up
+    assert (setup.budget.records, setup.budget.bytes) == (0, 0)
+
+
 def test_a_poll_with_some_poison_does_not_stop_its_partition() -> None:
     """Records are decoded in one go, long before the first of them is written."""
     setup = Setup(partition_records=10_000)
