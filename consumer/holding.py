@@ -186,7 +186,7 @@ class HoldingTopic:
             except KafkaError as error:
                 level = log.error if isinstance(error, FORBIDDEN) else log.warning
                 level("update.not_held", topic=self._topic, reason=type(error).__name__)
-                # It may be there all the same, and a run must never go back.
+                # It may be there all the same, and later ones are not to come before it.
                 appends.run = uuid.uuid4().hex
                 await asyncio.sleep(self._retry_s)
                 continue
@@ -206,11 +206,14 @@ class HoldingTopic:
 
 @asynccontextmanager
 async def open_holding(settings: ConsumerSettings) -> AsyncIterator[HoldingTopic]:
-    """Open a producer to the holding topic; acknowledged means by all in-sync replicas."""
+    """Open a producer to the holding topic; acknowledged means by all in-sync replicas.
+
+    Not an idempotent one: that cannot go on after a batch that is refused. A batch may be there
+    twice, and a release applies each offset once.
+    """
     producer = AIOKafkaProducer(
         **client_options(settings.kafka, "tidemark-holding"),
         acks="all",
-        enable_idempotence=True,
         max_batch_size=settings.holds.batch_bytes_max,
     )
     try:

@@ -252,7 +252,7 @@ class Held(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """Appends of one owner without a break: in the order of acceptance."""
+    """Appends of one owner without a break: in the order of acceptance, repetitions aside."""
 
     name: str
     start: int

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
 
 from deploy.local.stack import LocalStack
@@ -286,6 +288,37 @@ async def test_what_is_not_held_cannot_be_released(system: System) -> None:
 
     assert result.exit_code == 2
     assert "is not held" in result.stderr
+
+
+async def test_holding_goes_on_after_the_broker_has_refused_a_batch(system: System) -> None:
+    consumer = await system.start()
+    await system.hold("add")
+    await until(knows_holds(1), consumer)
+    await system.send(20, seed=1, apps=[HOT])
+    await system.settle()
+
+    await configure(system.kafka, {"max.message.bytes": "100"})
+    await system.send(20, seed=2, apps=[HOT])
+    while b"MessageSizeTooLarge" not in consumer.output:
+        await asyncio.sleep(0.05)
+    await configure(system.kafka, {"max.message.bytes": "1000000"})
+    await system.settle()
+    await system.hold("release")
+    await system.released()
+
+    assert await system.wrong() == []
+
+
+async def configure(kafka: KafkaSettings, configs: Mapping[str, str]) -> None:
+    """Set options of the holding topic."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, kafka.held_topic, configs=dict(configs))]
+        )
+    finally:
+        await admin.close()
 
 
 async def test_poison_that_was_held_is_dead_lettered_with_its_origin(system: System) -> None:

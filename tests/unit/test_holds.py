@@ -340,6 +340,16 @@ def test_runs_are_merged_to_each_offset_once_in_order(
     assert asyncio.run(merge()) == expected
 
 
+def test_a_batch_that_was_appended_twice_is_merged_once() -> None:
+    topic = [held_record(n, offset, "a") for n, offset in enumerate([1, 4, 1, 4, 6])]
+    topic += [held_record(5 + n, offset, "b") for n, offset in enumerate([3, 5])]
+    readers = [Reader(Run(name, 0, len(topic)), topic) for name in "ab"]
+
+    taken = asyncio.run(Merge(readers, pending).take(10))
+
+    assert [each.record.offset for each in taken] == [1, 3, 4, 5, 6]
+
+
 @given(st.lists(st.integers(0, 200_000)))
 def test_an_offset_set_knows_what_is_new(added: list[int]) -> None:
     bits, model = _OffsetSet(), set[int]()
