@@ -20,6 +20,7 @@ from consumer.subscription_queue import PendingUpdate
 from shared.errors import OwnershipLost, Rejected, Transient
 from shared.holds import HoldState, HoldView, Released, held_at, held_partition_of
 from shared.topic_reader import TopicReader, open_reader
+from shared.topology import ShardMap
 from shared.updates import decode
 
 log = structlog.get_logger()
@@ -33,21 +34,29 @@ class Committed(Protocol):
 
 
 class Releases:
-    """Releases holds, one at a time of each partition."""
+    """Releases holds: one at a time of each partition, a few of each shard.
+
+    A release waits for its rows, so those of a shard that is down must not take the places of
+    others.
+    """
 
     def __init__(
         self,
         work: AssignedWork,
         holding: HoldingTopic,
         committed: Committed,
+        shard_map: ShardMap,
         settings: ConsumerSettings,
     ) -> None:
         self._work = work
         self._holding = holding
+        self._shard_map = shard_map
         self._committed = committed
         self._settings = settings
         self._retry_s = settings.write.retry_base_ms / 1000
-        self._slots = asyncio.Semaphore(settings.holds.releases_max)
+        self._slots = {
+            shard.name: asyncio.Semaphore(settings.holds.releases_max) for shard in shard_map.shards
+        }
         self._busy: set[PartitionWork] = set()
 
     async def run(self) -> None:
@@ -62,7 +71,7 @@ class Releases:
                         tasks.create_task(self._release_each(work), name=f"release-{partition}")
 
     async def _release_each(self, work: PartitionWork) -> None:
-        async with self._slots:
+        async with self._slots[self._shard_map.shard_of(work.partition).name]:
             while not work.is_over and (view := work.diversion.release_next()) is not None:
                 try:
                     await self._release(work, view)

@@ -72,7 +72,7 @@ async def run(
             holds=follower.holds,
             hold_back=holding.hold_back,
         )
-        releases = Releases(work, holding, intake, settings)
+        releases = Releases(work, holding, intake, directory.map, settings)
         status = ConsumerStatus(work, writers, unreadable, follower.holds, holding)
         group = settings.group
         commits = CommitCounts()

@@ -178,7 +178,7 @@ class HoldSettings(FrozenModel):
         description="Records of one release in memory that are not yet durable.",
     )
     releases_max: int = Field(
-        4, ge=1, le=720, description="Partitions in which holds are released at once."
+        2, ge=1, le=720, description="Partitions of one shard in which holds are released at once."
     )
 
 

@@ -266,6 +266,29 @@ async def test_a_release_waits_for_a_dead_shard_and_for_nothing_else(
     assert await system.wrong() == []
 
 
+async def test_releases_at_a_dead_shard_leave_room_for_those_of_others(
+    system: System, stack: LocalStack
+) -> None:
+    *dead, alive = [f"{digit}0000000-0000-4000-8000-000000000000" for digit in "0123f"]
+    consumer = await system.start()
+    for count, app in enumerate([*dead, alive], 1):
+        await system.hold("add", app)
+        await until(knows_holds(count), consumer)
+    await system.send(500, seed=1, apps=[*dead, alive])
+    await system.settle()
+
+    await asyncio.to_thread(stack.shards["shard-0"].kill)
+    for app in [*dead, alive]:
+        await system.hold("release", app)
+    await until(knows_holds(len(dead)), consumer)
+    left = {each["app"] for each in await system.listed()}
+    await asyncio.to_thread(stack.shards["shard-0"].restart)
+    await system.released()
+
+    assert left == set(dead)
+    assert await system.wrong() == []
+
+
 async def test_a_hold_may_be_added_again_after_its_release(system: System) -> None:
     consumer = await system.start()
     for seed in range(3):
