@@ -19,6 +19,10 @@ STOPPED: Final = "Most of its recent records can never succeed; see the dead-let
 class ReadyQueues(Protocol):
     """Takes subscriptions that have work and no write under way; a shard's writer is one."""
 
+    @property
+    def ready(self) -> int:
+        """How many subscriptions wait for a place in a statement."""
+
     def add_ready(self, work: "PartitionWork", queues: Sequence[SubscriptionQueue]) -> None:
         """Write the head of each of `queues` when its turn comes."""
 
@@ -236,7 +240,7 @@ class PartitionWork:
         if not self.stopped:
             self._account(-len(records), -size)
         self._completed_count += len(records)
-        if self.paused and self.has_room:
+        if (self.paused or self.budget.is_scarce) and self.has_room:
             self.budget.room.set()
         if not self._tracker:
             self.idle.set()
@@ -277,10 +281,19 @@ class PartitionWork:
 
     @property
     def has_room(self) -> bool:
-        """Whether fetching may go on: half of what it was full by is free again (hysteresis)."""
-        if self.stopped or self.budget.is_scarce:
+        """Whether fetching may go on: half of what it was full by is free again (hysteresis).
+
+        While the share is scarce, only if its writer has no more to do: then what uses the share
+        up waits for Kafka, perhaps for long, and the others go on with their fair parts.
+        """
+        if self.stopped:
             return False
-        return len(self._tracker) * 2 < self.budget.bounds.partition_records
+        if not self.budget.is_scarce:
+            return len(self._tracker) * 2 < self.budget.bounds.partition_records
+        if self._shard.ready:
+            return False
+        records_max, bytes_max = self.budget.fair_part
+        return len(self._tracker) * 2 < records_max and self._bytes * 2 < bytes_max
 
     def is_behind(self, end: int | None) -> bool:
         """Say whether more waits in Kafka than its fair part, as far as its `end` is known."""
