@@ -136,6 +136,7 @@ class _Release:
         self._held_partition = held_partition_of(work.partition)
         self._topic = settings.kafka.topic
         self._portion = settings.holds.release_records_max
+        self._portion_bytes = settings.holds.release_bytes_max
         self._left_out_from: int | None = None
         """The first record that was left out because it will be received here as well."""
 
@@ -149,15 +150,15 @@ class _Release:
         work, view = self._work, self._view
         start, end = view.read_from, await self._end()
         while end > start:
-            count = 0
+            portions = 0
             async for updates in self._waiting(start, end):
                 self._check()
-                count += len(updates)
+                portions += 1
                 work.feed(updates)
                 await work.feeding.settled.wait()
             # Not by how far the end has moved: neighbours are held back there as well.
             start, end = end, await self._end()
-            if count <= self._portion:
+            if portions <= 1:
                 break
         self._check()
         # From here on nothing more of it is appended, so what is left has an end.
@@ -203,7 +204,7 @@ class _Release:
             [_Cursor(self._reader, self._held_partition, run, self._portion) for run in runs],
             lambda record: self._update_of(record, limit),
         )
-        while portion := await merged.take(self._portion):
+        while portion := await merged.take(self._portion, self._portion_bytes):
             yield portion
 
     async def _runs(self, start: int, end: int, limit: int) -> Sequence["Run"]:
@@ -315,18 +316,19 @@ class Merge:
         self._cursors = cursors
         self._last = -1
 
-    async def take(self, count: int) -> list[PendingUpdate]:
-        """Return the next updates, at most `count`."""
+    async def take(self, count: int, size: int) -> list[PendingUpdate]:
+        """Return the next updates: at most `count`, and no more once they have `size` bytes."""
         if not self._begun:
             self._begun = True
             for number in range(len(self._cursors)):
                 await self._advance(number)
         taken: list[PendingUpdate] = []
-        while self._heads and len(taken) < count:
+        while self._heads and len(taken) < count and size > 0:
             offset, number, pending = heapq.heappop(self._heads)
             if offset > self._last:
                 self._last = offset
                 taken.append(pending)
+                size -= len(pending.record.value or b"")
             await self._advance(number)
         return taken
 

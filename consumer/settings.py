@@ -177,6 +177,12 @@ class HoldSettings(FrozenModel):
         le=100_000,
         description="Records of one release in memory that are not yet durable.",
     )
+    release_bytes_max: int = Field(
+        4 * 2**20,
+        ge=2**10,
+        le=2**28,
+        description="Bytes of their values; one record may exceed it.",
+    )
     releases_max: int = Field(
         2, ge=1, le=720, description="Partitions of one shard in which holds are released at once."
     )

@@ -332,7 +332,7 @@ def test_runs_are_merged_to_each_offset_once_in_order(
     async def merge() -> list[int]:
         merged = Merge(readers, pending)
         taken: list[int] = []
-        while updates := await merged.take(portion):
+        while updates := await merged.take(portion, 10**6):
             assert len(updates) <= portion
             taken += [each.record.offset for each in updates]
         return taken
@@ -345,9 +345,20 @@ def test_a_batch_that_was_appended_twice_is_merged_once() -> None:
     topic += [held_record(5 + n, offset, "b") for n, offset in enumerate([3, 5])]
     readers = [Reader(Run(name, 0, len(topic)), topic) for name in "ab"]
 
-    taken = asyncio.run(Merge(readers, pending).take(10))
+    taken = asyncio.run(Merge(readers, pending).take(10, 10**6))
 
     assert [each.record.offset for each in taken] == [1, 3, 4, 5, 6]
+
+
+def test_a_portion_ends_with_its_bytes() -> None:
+    topic = [held_record(n, n, "a") for n in range(5)]
+    size = len(pending(topic[0]).record.value or b"")
+
+    async def take() -> list[int]:
+        merged = Merge([Reader(Run("a", 0, len(topic)), topic)], pending)
+        return [len(await merged.take(10, bound)) for bound in (1, 2 * size, 9 * size, 1)]
+
+    assert asyncio.run(take()) == [1, 2, 2, 0]
 
 
 @given(st.lists(st.integers(0, 200_000)))
