@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -49,7 +50,7 @@ class DeadLetterTopic:
             except (MessageSizeTooLargeError, RecordListTooLargeError):
                 # With our headers it no longer fits; its origin says where it can be found.
                 value = b""
-                headers.append(("tidemark.value_omitted", b"too large"))
+                headers = [*_headers(record, rejected), ("tidemark.value_omitted", b"too large")]
             except KafkaError as error:
                 level = log.error if isinstance(error, FORBIDDEN) else log.warning
                 level(
@@ -72,10 +73,14 @@ class DeadLetterTopic:
         )
 
 
+_MESSAGE_LENGTH_MAX: Final = 500
+"""It may quote the name of a field, which may be as long as the record."""
+
+
 def _headers(record: Record, rejected: Rejected) -> list[tuple[str, bytes]]:
     facts = {
         "reason": rejected.reason,
-        "message": str(rejected),
+        "message": str(rejected)[:_MESSAGE_LENGTH_MAX],
         "sqlstate": rejected.sqlstate or "",
         "topic": record.topic,
         "partition": record.partition,

@@ -117,6 +117,39 @@ async def test_partitions_change_hands_while_writes_run(
     await assert_rows_are_right(ledger, shard_map_file)
 
 
+@pytest.mark.parametrize("what", ["value", "header"])
+async def test_what_is_too_large_with_its_reason_is_dead_lettered_without(
+    kafka_settings: KafkaSettings, shard_map_file: Path, what: str
+) -> None:
+    ledger = Ledger()
+    app = APPS[0]
+    large = b"x" * 1_048_400
+    value = b'{"schema":1,"%s":1}' % large if what == "value" else b"not json"
+    headers = [("large", large)] if what == "header" else []
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka_settings.bootstrap_servers, max_request_size=2**21
+    )
+    await producer.start()
+    await producer.send_and_wait(
+        kafka_settings.topic, value, b"the key", partition_of(app), headers=headers
+    )
+    await producer.stop()
+    await produce(kafka_settings, [update_of(1, app)], ledger)
+
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_consumer(consumer_settings(kafka_settings, shard_map_file)),
+    ):
+        await committed(kafka_settings, ledger)
+
+    (letter,) = await read_topic(kafka_settings, kafka_settings.dead_letter_topic)
+    found = dict(letter.headers)
+    assert (letter.key, letter.value) == (b"the key", b"")
+    assert found["tidemark.reason"] == b"undecodable"
+    assert found["tidemark.offset"] == b"0"
+    assert found["tidemark.value_omitted"] == b"too large"
+
+
 async def test_what_can_never_succeed_is_dead_lettered_as_it_came(
     kafka_settings: KafkaSettings, shard_map_file: Path
 ) -> None:
