@@ -20,8 +20,8 @@ class ReadyQueues(Protocol):
     """Takes subscriptions that have work and no write under way; a shard's writer is one."""
 
     @property
-    def ready(self) -> int:
-        """How many subscriptions wait for a place in a statement."""
+    def is_idle(self) -> bool:
+        """Whether there is nothing to write, and nothing being written."""
 
     def add_ready(self, work: "PartitionWork", queues: Sequence[SubscriptionQueue]) -> None:
         """Write the head of each of `queues` when its turn comes."""
@@ -240,13 +240,15 @@ class PartitionWork:
         if not self.stopped:
             self._account(-len(records), -size)
         self._completed_count += len(records)
-        if (self.paused or self.budget.is_scarce) and self.has_room:
+        if self.paused and self.has_room:
             self.budget.room.set()
         if not self._tracker:
             self.idle.set()
 
     def release(self, queue: SubscriptionQueue) -> bool:
         """Take back a queue after a write; say whether it is ready for another."""
+        if self.budget.is_scarce and self._shard.is_idle:
+            self.budget.room.set()
         if self.is_over or queue.state is QueueState.GIVING_UP:
             return False
         if queue.updates:
@@ -290,7 +292,7 @@ class PartitionWork:
             return False
         if not self.budget.is_scarce:
             return len(self._tracker) * 2 < self.budget.bounds.partition_records
-        if self._shard.ready:
+        if not self._shard.is_idle:
             return False
         records_max, bytes_max = self.budget.fair_part
         return len(self._tracker) * 2 < records_max and self._bytes * 2 < bytes_max

@@ -130,6 +130,11 @@ class ShardWriter:
         """How many subscriptions wait for a place in a statement."""
         return len(self._ready)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to write, and nothing being written."""
+        return not self._ready and not self._under_way
+
     def add_ready(self, work: PartitionWork, queues: Sequence[SubscriptionQueue]) -> None:
         """Write the head of each of `queues` when its turn comes."""
         if queues:

@@ -16,7 +16,7 @@ class Ready:
 
     def __init__(self) -> None:
         self.queues: list[SubscriptionQueue] = []
-        self.ready = 0
+        self.is_idle = False
 
     def add_ready(self, work: PartitionWork, queues: Sequence[SubscriptionQueue]) -> None:
         self.queues.extend(queues)
@@ -138,7 +138,6 @@ def test_a_scarce_share_is_open_again_when_half_of_it_is_free() -> None:
     work = setup.work()
     work.receive(records(0, 100))
 
-    setup.ready.ready = 50
     for queue in setup.ready.queues[:50]:
         work.complete(queue, 1)
     still_scarce = setup.budget.is_scarce and not work.has_room
@@ -158,13 +157,13 @@ def test_a_share_that_is_used_up_by_what_waits_for_kafka_stops_nobody_else() -> 
     stuck.receive(records(0, 80, numbers=1))
     paused.receive(records(0, 20))
     paused.paused = paused.is_full
-    setup.ready.ready = 1
-    busy = paused.has_room
-
-    setup.ready.ready = 0
     modest.receive(records(0, 1))
     for queue in setup.ready.queues[1:]:
         (modest if queue is setup.ready.queues[-1] else paused).complete(queue, 1)
+    busy = paused.has_room or setup.budget.room.is_set()
+
+    setup.ready.is_idle = True
+    modest.release(setup.ready.queues[-1])
 
     assert setup.budget.is_scarce
     assert not busy
