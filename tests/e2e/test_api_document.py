@@ -37,8 +37,13 @@ async def answer_of(command: str, variables: dict[str, str]) -> Any:
     process = await asyncio.create_subprocess_exec(
         "sh",
         "-c",
-        f'curl() {{ "$PYTHON" {CHECKOUT}/tests/e2e/curl.py "$@"; }}\n{command}',
-        env={"PATH": os.defpath, "PYTHON": sys.executable, **variables},
+        f'curl() {{ "$PYTHON" "$CURL" "$@"; }}\n{command}',
+        env={
+            "PATH": os.defpath,
+            "PYTHON": sys.executable,
+            "CURL": str(CHECKOUT / "tests/e2e/curl.py"),
+            **variables,
+        },
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
