@@ -39,9 +39,7 @@ class Intake:
         try:
             await start_client(self._client.start)
             while True:
-                fetched = await self._client.getmany(
-                    timeout_ms=200, max_records=self._settings.fetch.records_max
-                )
+                fetched = await self._fetch()
                 # What comes while partitions are being assigned is of the new assignment.
                 await listener.assigned.wait()
                 if listener.failure is not None:
@@ -55,6 +53,21 @@ class Intake:
                 f"Kafka forbids what the consumer does ({type(error).__name__}); grant it Read on "
                 f"topic {self._topic} and on group {self._settings.group.id}."
             ) from error
+
+    async def _fetch(self) -> Mapping[TopicPartition, Sequence[Record]]:
+        try:
+            fetched: Mapping[TopicPartition, Sequence[Record]] = await self._client.getmany(
+                timeout_ms=200, max_records=self._settings.fetch.records_max
+            )
+        except KafkaError as error:
+            # aiokafka's base class is for a coordinator's answer that it does not know, such as
+            # one that is going away gives; it joins again by itself unless its task has ended.
+            if type(error) is not KafkaError or "during coordination" in str(error):
+                raise
+            log.warning("group.not_joined", reason=str(error))
+            await asyncio.sleep(self._settings.write.retry_base_ms / 1000)
+            return {}
+        return fetched
 
     def _receive(self, work: AssignedWork, tp: TopicPartition, records: Sequence[Record]) -> None:
         partition_work = work.partitions.get(tp.partition)

@@ -214,7 +214,13 @@ def _translated_errors() -> Iterator[None]:
             ) from error
         raise Transient(f"Postgres answers {sqlstate} ({type(error).__name__}).") from error
     # TimeoutError is an OSError; a host name that cannot be encoded is a UnicodeError.
-    except (asyncpg.InterfaceError, OSError, UnicodeError) as error:
+    # The internal error is asyncpg's word for a connection that broke in the middle of a message.
+    except (
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        UnicodeError,
+    ) as error:
         raise Transient(
             f"The connection to Postgres failed ({type(error).__name__}).", outcome_unknown=True
         ) from error
