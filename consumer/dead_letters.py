@@ -15,7 +15,7 @@ from consumer.partition_work import PartitionWork
 from consumer.settings import ConsumerSettings
 from consumer.subscription_queue import Record
 from shared.errors import Rejected
-from shared.kafka_clients import FORBIDDEN, client_options, close_client, start_client
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, until_reachable
 
 log = structlog.get_logger()
 
@@ -130,7 +130,7 @@ async def open_dead_letters(
         max_request_size=2**21,  # a record of the largest size, and what is added to it
     )
     try:
-        await start_client(producer.start)
+        await until_reachable(producer.start)
         yield DeadLetterTopic(
             producer,
             settings.kafka.dead_letter_topic,

@@ -24,7 +24,7 @@ from shared.holds import (
     held_headers,
     held_partition_of,
 )
-from shared.kafka_clients import FORBIDDEN, client_options, close_client, start_client
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, until_reachable
 
 log = structlog.get_logger()
 
@@ -100,7 +100,7 @@ async def open_holds(settings: ConsumerSettings) -> AsyncIterator[HoldsFollower]
     )
     client.assign([at])
     try:
-        await start_client(client.start)
+        await until_reachable(client.start)
         await client.seek_to_beginning(at)
         yield HoldsFollower(client, at.topic, retry_s=settings.write.retry_base_ms / 1000)
     finally:
@@ -217,7 +217,7 @@ async def open_holding(settings: ConsumerSettings) -> AsyncIterator[HoldingTopic
         max_batch_size=settings.holds.batch_bytes_max,
     )
     try:
-        await start_client(producer.start)
+        await until_reachable(producer.start)
         yield HoldingTopic(producer, settings)
     finally:
         await close_client(producer.stop(), timeout_s=settings.kafka.request_timeout_ms / 1000)

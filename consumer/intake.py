@@ -15,7 +15,7 @@ from consumer.partition_work import STOPPED, PartitionWork
 from consumer.settings import ConsumerSettings
 from consumer.subscription_queue import Record
 from shared.errors import Misconfigured, OwnershipLost, Transient
-from shared.kafka_clients import FORBIDDEN, client_options, close_client, start_client
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, until_reachable
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class Intake:
         listener = _Handover(self, work, holds, self._settings.group.drain_timeout_ms / 1000)
         self._client.subscribe([self._topic], listener=listener)
         try:
-            await start_client(self._client.start)
+            await until_reachable(self._client.start)
             while True:
                 fetched = await self._fetch()
                 # What comes while partitions are being assigned is of the new assignment.

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -27,8 +27,7 @@ from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.spans import ProcessSpans
 from consumer.status import ConsumerStatus, create_status_app
 from consumer.store import open_store
-from shared.errors import Transient
-from shared.kafka_clients import require_topic, require_updates_topic
+from shared.kafka_clients import require_topics, until_reachable
 from shared.lag_reader import LagReader, open_lag_reader
 from shared.serving import serving
 from shared.settings import ShardDirectory, read_shard_map
@@ -38,8 +37,6 @@ from shared.topology import ShardMap
 log = structlog.get_logger()
 
 SERVICE: Final = "tidemark-consumer"
-_RETRY_S: Final = 1.0
-T = TypeVar("T")
 
 
 async def run(
@@ -155,9 +152,7 @@ async def _open(
 ) -> _Parts:
     """Open all parts, for as long as it takes until there is a broker."""
     kafka, enter = settings.kafka, stack.enter_async_context
-    await require_updates_topic(kafka)
-    for topic in (kafka.dead_letter_topic, kafka.held_topic, kafka.holds_topic):
-        await require_topic(kafka, topic)
+    await require_topics(kafka, kafka.dead_letter_topic, kafka.held_topic, kafka.holds_topic)
     observer = await enter(open_observer(settings, directory.map))
     dead_letters = await enter(open_dead_letters(settings, observer))
     return _Parts(
@@ -167,18 +162,8 @@ async def _open(
         await enter(open_intake(settings)),
         await enter(open_holds(settings)),
         await enter(open_holding(settings)),
-        await _when_reachable(lambda: enter(open_lag_reader(kafka, settings.group.id))),
+        await until_reachable(lambda: enter(open_lag_reader(kafka, settings.group.id))),
     )
-
-
-async def _when_reachable(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Repeat `attempt` until Kafka can be reached."""
-    while True:
-        try:
-            return await attempt()
-        except Transient as error:
-            log.warning("kafka.not_ready", reason=str(error), retry_in_s=_RETRY_S)
-            await asyncio.sleep(_RETRY_S)
 
 
 async def _done_before(stop: asyncio.Event, work: asyncio.Task[Any]) -> bool:

@@ -14,7 +14,7 @@ from ingest_api.producer import Producer, Sent, base_offset, open_producer
 from ingest_api.receipts import receipt
 from ingest_api.settings import IngestSettings
 from shared.errors import Transient
-from shared.kafka_clients import require_updates_topic
+from shared.kafka_clients import require_topics
 from shared.origins import Header
 from shared.topology import partition_of
 
@@ -55,7 +55,7 @@ class KafkaPublisher:
             Misconfigured: the topic is not one of ours, or Kafka forbids to write to it.
         """
         while True:
-            await require_updates_topic(self._kafka)
+            await require_topics(self._kafka)
             try:
                 async with open_producer(self._kafka, self._settings) as producer:
                     self._producer = producer

@@ -2,8 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 from aiokafka.helpers import create_ssl_context
 
-from shared.errors import Misconfigured
+from shared.errors import Misconfigured, Transient
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
@@ -29,6 +29,13 @@ FORBIDDEN: Final = (
     ClusterAuthorizationFailedError,
 )
 """What Kafka answers where a grant is missing; aiokafka has no base class for them."""
+
+_BACKOFF_BASE_S: Final = 0.2
+_BACKOFF_CAP_S: Final = 5.0
+_TOPIC_APPEARS_WITHIN_S: Final = 3.0
+"""How long after its creation a topic may still be unknown to a broker."""
+
+T = TypeVar("T")
 
 
 def client_options(kafka: KafkaSettings, client_id: str) -> dict[str, Any]:
@@ -82,56 +89,41 @@ async def close_client(stop: Coroutine[Any, Any, None], *, timeout_s: float) -> 
             log.warning("kafka.close_failed")
 
 
-async def start_client(start: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run an aiokafka client's `start()` until it finds a broker."""
+async def until_reachable(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeat what needs a broker, such as a client's `start()`, until there is one."""
     backoff_s = _BACKOFF_BASE_S
     while True:
         try:
-            await start()
-        except (KafkaConnectionError, UnknownTopicOrPartitionError):
-            # The second too: aiokafka's word for no answer about a topic's partitions.
-            log.warning("kafka.not_ready", broker_answers=False, retry_in_s=backoff_s)
-        else:
+            return await attempt()
+        # aiokafka says the second where it got no answer about a topic's partitions.
+        except (KafkaConnectionError, UnknownTopicOrPartitionError, Transient) as error:
+            log.warning("kafka.not_ready", reason=type(error).__name__, retry_in_s=backoff_s)
+        await asyncio.sleep(backoff_s)
+        backoff_s = min(backoff_s * 2, _BACKOFF_CAP_S)
+
+
+async def require_topics(kafka: KafkaSettings, *others: str) -> None:
+    """Wait for a broker, and check that updates have a topic of 720 partitions, and `others` one.
+
+    Raises:
+        Misconfigured: one is missing or hidden from us, or has another number of partitions.
+    """
+    missing_s = 0.0
+    while True:
+        counts = await until_reachable(lambda: count_partitions(kafka))
+        found = counts.get(kafka.topic, PARTITIONS)
+        if found != PARTITIONS:
+            raise Misconfigured(
+                f"Topic {kafka.topic} has {found} partitions, but an app's partition is computed "
+                f"for {PARTITIONS}; name a topic made by `tidemark topics create`."
+            )
+        missing = [topic for topic in (kafka.topic, *others) if topic not in counts]
+        if not missing:
             return
-        await asyncio.sleep(backoff_s)
-        backoff_s = min(backoff_s * 2, _BACKOFF_CAP_S)
-
-
-_BACKOFF_BASE_S: Final = 0.2
-_BACKOFF_CAP_S: Final = 5.0
-_TOPIC_APPEARS_WITHIN_S: Final = 3.0
-"""How long after its creation a topic may still be unknown to a broker."""
-
-
-async def require_updates_topic(kafka: KafkaSettings) -> None:
-    """Wait for a broker, and check that the topic of updates is there with 720 partitions.
-
-    Raises:
-        Misconfigured: it is missing or hidden from us, or has another number of partitions.
-    """
-    found = await require_topic(kafka, kafka.topic)
-    if found != PARTITIONS:
-        raise Misconfigured(
-            f"Topic {kafka.topic} has {found} partitions, but an app's partition is computed for "
-            f"{PARTITIONS}; name a topic made by `tidemark topics create`."
-        )
-
-
-async def require_topic(kafka: KafkaSettings, topic: str) -> int:
-    """Wait for a broker, and return how many partitions `topic` has.
-
-    Raises:
-        Misconfigured: it is missing or hidden from us.
-    """
-    backoff_s, missing_s = _BACKOFF_BASE_S, 0.0
-    while not (found := await count_partitions(kafka, topic)):
-        if found == 0 and missing_s >= _TOPIC_APPEARS_WITHIN_S:
-            raise no_topic(topic)
-        missing_s += backoff_s if found == 0 else 0.0
-        log.warning("kafka.not_ready", broker_answers=found is not None, retry_in_s=backoff_s)
-        await asyncio.sleep(backoff_s)
-        backoff_s = min(backoff_s * 2, _BACKOFF_CAP_S)
-    return found
+        if missing_s >= _TOPIC_APPEARS_WITHIN_S:
+            raise no_topic(missing[0])
+        await asyncio.sleep(_BACKOFF_BASE_S)
+        missing_s += _BACKOFF_BASE_S
 
 
 def no_topic(topic: str) -> Misconfigured:
@@ -142,26 +134,25 @@ def no_topic(topic: str) -> Misconfigured:
     )
 
 
-async def count_partitions(kafka: KafkaSettings, topic: str) -> int | None:
-    """Count a topic's partitions: 0 where there is no such topic, None without a broker.
+async def count_partitions(kafka: KafkaSettings) -> Mapping[str, int]:
+    """Count the partitions of every topic that is there and may be described.
 
     Raises:
         Misconfigured: Kafka does not let us ask.
+        Transient: Kafka cannot be reached.
     """
     admin = AIOKafkaAdminClient(**client_options(kafka, "tidemark-check"))
     try:
         await admin.start()
         # All of them: a broker may be set up to create a topic that is asked for by name.
         topics = await admin.describe_topics()
-    except KafkaConnectionError:
-        return None
     except KafkaError as error:
         if error.retriable:
-            return None
+            raise Transient(f"Kafka at {kafka.bootstrap_servers} could not be asked.") from error
         raise Misconfigured(
-            f"Kafka refuses to describe topic {topic} ({type(error).__name__}); check the "
-            "credentials and grant Describe."
+            f"Kafka refuses to describe topics ({type(error).__name__}); check the credentials "
+            "and grant Describe."
         ) from error
     finally:
         await admin.close()
-    return next((len(each["partitions"]) for each in topics if each["topic"] == topic), 0)
+    return {each["topic"]: len(each["partitions"]) for each in topics if each["partitions"]}

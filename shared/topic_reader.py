@@ -125,12 +125,10 @@ async def require_partitions(kafka: KafkaSettings, topic: str) -> int:
         Misconfigured: there is no such topic, or it may not be described.
         Transient: Kafka cannot be reached.
     """
-    count = await count_partitions(kafka, topic)
-    if count is None:
-        raise Transient(f"Kafka at {kafka.bootstrap_servers} could not be asked.")
-    if count == 0:
+    counts = await count_partitions(kafka)
+    if topic not in counts:
         raise no_topic(topic)
-    return count
+    return counts[topic]
 
 
 @contextmanager

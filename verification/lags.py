@@ -44,3 +44,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Return the value that `share` of all do not exceed; of none it is 0."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def p99_ms(waits: Iterable[Waited], since: float, until: float) -> float:
+    """Return the 99th percentile of what was accepted in that time, in milliseconds."""
+    return round(percentile(_lags(waits, since, until), 0.99) * 1000, 1)
+
+
+def longest_ms(waits: Iterable[Waited], since: float, until: float) -> float:
+    """Return the longest of what was accepted in that time, in milliseconds."""
+    return round(max(_lags(waits, since, until), default=0) * 1000, 1)
+
+
+def _lags(waits: Iterable[Waited], since: float, until: float) -> list[float]:
+    return [each.lag_s for each in waits if since <= each.accepted_at < until]

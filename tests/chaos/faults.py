@@ -19,6 +19,8 @@ from tests.chaos.system import System
 Fault = Callable[[System, str], AbstractAsyncContextManager[None]]
 """Entering does it, leaving undoes it."""
 
+_Act = Callable[[Daemon], None]
+
 
 class Injector:
     """Injects planned faults at their times, and says so."""
@@ -55,75 +57,40 @@ class Injector:
         self.injected.append(fault)
 
 
-@asynccontextmanager
-async def _kill_service(system: System, target: str) -> AsyncIterator[None]:
-    service = system.services[target]
-    daemon = service.daemon
-    async with service.hands_on:
-        await asyncio.to_thread(daemon.kill)
-        try:
+def _service(end: _Act, begin: _Act) -> Fault:
+    """Return the fault that does `end` to a service, and is undone by `begin`."""
+
+    @asynccontextmanager
+    async def fault(system: System, target: str) -> AsyncIterator[None]:
+        service = system.services[target]
+        async with service.hands_on, _ended(service.daemon, end, begin):
             yield
-        finally:
-            await asyncio.to_thread(daemon.start)
+
+    return fault
 
 
-@asynccontextmanager
-async def _terminate_service(system: System, target: str) -> AsyncIterator[None]:
-    service = system.services[target]
-    daemon = service.daemon
-    async with service.hands_on:
-        await asyncio.to_thread(daemon.stop)
+def _part(end: _Act, begin: _Act) -> Fault:
+    """Return the fault that does `end` to the broker or a shard, and is undone by `begin`."""
+
+    @asynccontextmanager
+    async def fault(system: System, target: str) -> AsyncIterator[None]:
+        part = system.stack.broker if target == "broker" else system.stack.shards[target]
         try:
-            yield
+            async with _ended(part, end, begin):
+                yield
         finally:
-            await asyncio.to_thread(daemon.start)
+            await asyncio.to_thread(part.wait_ready)
+
+    return fault
 
 
 @asynccontextmanager
-async def _freeze_service(system: System, target: str) -> AsyncIterator[None]:
-    daemon = system.services[target].daemon
-    await asyncio.to_thread(daemon.pause)
+async def _ended(daemon: Daemon, end: _Act, begin: _Act) -> AsyncIterator[None]:
+    await asyncio.to_thread(end, daemon)
     try:
         yield
     finally:
-        await asyncio.to_thread(daemon.resume)
-
-
-def _part_of(system: System, target: str) -> Daemon:
-    return system.stack.broker if target == "broker" else system.stack.shards[target]
-
-
-@asynccontextmanager
-async def _kill_part(system: System, target: str) -> AsyncIterator[None]:
-    daemon = _part_of(system, target)
-    await asyncio.to_thread(daemon.kill)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(daemon.start)
-        await asyncio.to_thread(daemon.wait_ready)
-
-
-@asynccontextmanager
-async def _stop_part(system: System, target: str) -> AsyncIterator[None]:
-    daemon = _part_of(system, target)
-    await asyncio.to_thread(daemon.stop)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(daemon.start)
-        await asyncio.to_thread(daemon.wait_ready)
-
-
-@asynccontextmanager
-async def _freeze_part(system: System, target: str) -> AsyncIterator[None]:
-    daemon = _part_of(system, target)
-    await asyncio.to_thread(daemon.pause)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(daemon.resume)
-        await asyncio.to_thread(daemon.wait_ready)
+        await asyncio.to_thread(begin, daemon)
 
 
 @asynccontextmanager
@@ -173,14 +140,19 @@ async def _lock_table(system: System, shard: str) -> AsyncIterator[None]:
         await connection.close()
 
 
-@asynccontextmanager
-async def _delay(system: System, shard: str) -> AsyncIterator[None]:
-    assert system.proxies is not None
-    await system.proxies.add_toxic(shard, "latency", latency=150, jitter=100)
-    try:
-        yield
-    finally:
-        await system.proxies.remove_toxic(shard, "latency")
+def _toxic(kind: str, **attributes: int) -> Fault:
+    """Return the fault that puts a toxic of the proxy's between consumers and a shard."""
+
+    @asynccontextmanager
+    async def fault(system: System, shard: str) -> AsyncIterator[None]:
+        assert system.proxies is not None
+        await system.proxies.add_toxic(shard, kind, **attributes)
+        try:
+            yield
+        finally:
+            await system.proxies.remove_toxic(shard, kind)
+
+    return fault
 
 
 @asynccontextmanager
@@ -191,28 +163,6 @@ async def _cut(system: System, shard: str) -> AsyncIterator[None]:
         yield
     finally:
         await system.proxies.set_enabled(shard, enabled=True)
-
-
-@asynccontextmanager
-async def _swallow(system: System, shard: str) -> AsyncIterator[None]:
-    """Let nothing through, and close nothing either."""
-    assert system.proxies is not None
-    await system.proxies.add_toxic(shard, "timeout", timeout=0)
-    try:
-        yield
-    finally:
-        await system.proxies.remove_toxic(shard, "timeout")
-
-
-@asynccontextmanager
-async def _reset(system: System, shard: str) -> AsyncIterator[None]:
-    """Cut whatever is under way at once, with RST."""
-    assert system.proxies is not None
-    await system.proxies.add_toxic(shard, "reset_peer", timeout=0)
-    try:
-        yield
-    finally:
-        await system.proxies.remove_toxic(shard, "reset_peer")
 
 
 @asynccontextmanager
@@ -237,26 +187,26 @@ async def _until_done(command: Callable[[], Awaitable[object]]) -> None:
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
-    "consumer.kill": _kill_service,
-    "consumer.terminate": _terminate_service,
-    "consumer.freeze": _freeze_service,
-    "consumer.outlive_session": _freeze_service,
-    "ingest.kill": _kill_service,
-    "ingest.terminate": _terminate_service,
-    "ingest.freeze": _freeze_service,
-    "shard.kill": _kill_part,
-    "shard.stop": _stop_part,
-    "shard.freeze": _freeze_part,
-    "broker.kill": _kill_part,
-    "broker.stop": _stop_part,
-    "broker.freeze": _freeze_part,
+    "consumer.kill": _service(Daemon.kill, Daemon.start),
+    "consumer.terminate": _service(Daemon.stop, Daemon.start),
+    "consumer.freeze": _service(Daemon.pause, Daemon.resume),
+    "consumer.outlive_session": _service(Daemon.pause, Daemon.resume),
+    "ingest.kill": _service(Daemon.kill, Daemon.start),
+    "ingest.terminate": _service(Daemon.stop, Daemon.start),
+    "ingest.freeze": _service(Daemon.pause, Daemon.resume),
+    "shard.kill": _part(Daemon.kill, Daemon.start),
+    "shard.stop": _part(Daemon.stop, Daemon.start),
+    "shard.freeze": _part(Daemon.pause, Daemon.resume),
+    "broker.kill": _part(Daemon.kill, Daemon.start),
+    "broker.stop": _part(Daemon.stop, Daemon.start),
+    "broker.freeze": _part(Daemon.pause, Daemon.resume),
     "app.hold": _hold,
     "shard.read_only": _read_only,
     "shard.refuse_connections": _refuse_connections,
     "shard.end_connections": _end_connections,
     "shard.lock_table": _lock_table,
-    "network.delay": _delay,
+    "network.delay": _toxic("latency", latency=150, jitter=100),
     "network.cut": _cut,
-    "network.swallow": _swallow,
-    "network.reset": _reset,
+    "network.swallow": _toxic("timeout", timeout=0),  # nothing comes through, nothing is closed
+    "network.reset": _toxic("reset_peer", timeout=0),  # what is under way is cut at once, with RST
 }

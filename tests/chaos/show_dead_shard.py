@@ -14,7 +14,7 @@ from tests.chaos.run import background, settle
 from tests.chaos.shows import Facts, number, say, show
 from tests.chaos.system import System
 from verification.audit import read_audit
-from verification.lags import Waited, percentile, waits_of
+from verification.lags import Waited, longest_ms, p99_ms, percentile, waits_of
 from verification.marks import Marker
 from verification.oracle import Ledger
 from verification.sender import Sender
@@ -64,15 +64,15 @@ async def measure(system: System) -> Facts:
         "updates_not_sent": left_out,
         "seconds_of_each_phase": seconds,
         "p99_lag_ms_of_the_others": {
-            phase: _p99_ms([each for each in waits if not _is_dead(system, each)], *times)
+            phase: p99_ms([each for each in waits if not _is_dead(system, each)], *times)
             for phase, times in phases.items()
         },
         "longest_lag_ms_of_the_others": {
-            phase: _longest_ms([each for each in waits if not _is_dead(system, each)], *times)
+            phase: longest_ms([each for each in waits if not _is_dead(system, each)], *times)
             for phase, times in phases.items()
         },
         "p99_lag_ms_of_the_dead": {
-            phase: _p99_ms([each for each in waits if _is_dead(system, each)], *times)
+            phase: p99_ms([each for each in waits if _is_dead(system, each)], *times)
             for phase, times in phases.items()
         },
         "backlog_applied_s_after_its_return": round(
@@ -93,16 +93,6 @@ async def measure(system: System) -> Facts:
 
 def _is_dead(system: System, waited: Waited) -> bool:
     return system.directory.map.shard_of(waited.partition).name == DEAD
-
-
-def _p99_ms(waits: Sequence[Waited], since: float, until: float) -> float:
-    lags = [each.lag_s for each in waits if since <= each.accepted_at < until]
-    return round(percentile(lags, 0.99) * 1000, 1)
-
-
-def _longest_ms(waits: Sequence[Waited], since: float, until: float) -> float:
-    lags = (each.lag_s for each in waits if since <= each.accepted_at < until)
-    return round(max(lags, default=0) * 1000, 1)
 
 
 def _normal_again_s(

@@ -5,7 +5,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Final
 
 from deploy.local import credentials
@@ -13,7 +12,7 @@ from tests.chaos.run import background, settle
 from tests.chaos.shows import Facts, number, say, show
 from tests.chaos.system import System
 from verification.audit import read_audit
-from verification.lags import Waited, percentile, waits_of
+from verification.lags import longest_ms, p99_ms, waits_of
 from verification.marks import Marker
 from verification.oracle import Ledger, read_rows
 from verification.sender import Sender
@@ -70,13 +69,13 @@ async def measure(system: System) -> Facts:
         "restart_s": restarts_s,
         "rebalances_caused": sum(found[name] - assigned[name] for name in NAMES),
         "longest_lag_ms": {
-            "before": _longest_ms(waits, well_at, restart_at),
-            "during": _longest_ms(waits, restart_at, end_at),
-            "after": _longest_ms(waits, end_at, time.time()),
+            "before": longest_ms(waits, well_at, restart_at),
+            "during": longest_ms(waits, restart_at, end_at),
+            "after": longest_ms(waits, end_at, time.time()),
         },
         "p99_lag_ms": {
-            "before": _p99_ms(waits, well_at, restart_at),
-            "during": _p99_ms(waits, restart_at, end_at),
+            "before": p99_ms(waits, well_at, restart_at),
+            "during": p99_ms(waits, restart_at, end_at),
         },
         "rows_that_differ": len(ledger.differences(rows)),
         "outcomes_unknown": len(ledger.unknown),
@@ -94,16 +93,6 @@ async def _rebalances(system: System) -> dict[str, int]:
 async def _settled(system: System) -> None:
     while {each["partitions"] for each in (await _statuses(system)).values()} != {240}:
         await asyncio.sleep(0.1)
-
-
-def _p99_ms(waits: Sequence[Waited], since: float, until: float) -> float:
-    lags = [each.lag_s for each in waits if since <= each.accepted_at < until]
-    return round(percentile(lags, 0.99) * 1000, 1)
-
-
-def _longest_ms(waits: Sequence[Waited], since: float, until: float) -> float:
-    lags = (each.lag_s for each in waits if since <= each.accepted_at < until)
-    return round(max(lags, default=0) * 1000, 1)
 
 
 if __name__ == "__main__":
