@@ -86,6 +86,7 @@ async def _measure(
         connections_max=1,
         connect_timeout_s=10,
         statement_timeout_s=60,
+        lock_timeout_s=10,
         topic_epoch=0,
         create_missing=True,
     ) as store:

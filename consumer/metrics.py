@@ -58,6 +58,7 @@ def reads(of: Sources) -> Mapping[Metric, Read]:
         Consumer.flushes_in_flight: _of_writers(of, lambda writer: writer.flushes_in_flight),
         Consumer.flushes_in_flight_limit: _of_writers(of, lambda writer: writer.pace.flushes),
         Consumer.ready: _of_writers(of, lambda writer: writer.ready),
+        Consumer.locked: _of_writers(of, lambda writer: writer.locked),
         Consumer.breaker: lambda: [
             (float(writer.breaker.state is state), {"shard": name, "state": state.value})
             for name, writer in of.writers.items()

@@ -48,6 +48,8 @@ class ShardView(msgspec.Struct, frozen=True, kw_only=True):
     failing_because: str | None
     flushes_in_flight: int
     ready: int
+    locked: int
+    """Subscriptions whose row somebody else's transaction holds."""
     trend: Sequence[Point]
 
 
@@ -153,6 +155,7 @@ def _shard(of: Sources, number: int, lags: Mapping[str, Lag]) -> ShardView:
         failing_because=failing.reason if failing else None,
         flushes_in_flight=writer.flushes_in_flight,
         ready=writer.ready,
+        locked=writer.locked,
         trend=[
             Point(at_s, lags[shard.name].message_lag, lags[shard.name].time_lag_s)
             for at_s, lags in of.lag.trend

@@ -249,7 +249,7 @@ class PartitionWork:
         """Take back a queue after a write; say whether it is ready for another."""
         if self.budget.is_scarce and self._shard.is_idle:
             self.budget.room.set()
-        if self.is_over or queue.state is QueueState.GIVING_UP:
+        if self.is_over or queue.state is not QueueState.WRITING:
             return False
         if queue.updates:
             queue.state = QueueState.READY

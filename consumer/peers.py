@@ -86,6 +86,7 @@ def _add(one: ShardView, other: ShardView) -> ShardView:
         failing_because=failing.failing_because,
         flushes_in_flight=one.flushes_in_flight + other.flushes_in_flight,
         ready=one.ready + other.ready,
+        locked=one.locked + other.locked,
         trend=_trend(one.trend, other.trend),
     )
 

@@ -117,6 +117,10 @@ async def run(
                     for name, writer in writers.items()
                 ),
                 *(
+                    tasks.create_task(writer.retry_locked_for_ever(), name=f"locked-{name}")
+                    for name, writer in writers.items()
+                ),
+                *(
                     tasks.create_task(writer.run(), name=f"writer-{name}-{i}")
                     for name, writer in writers.items()
                     for i in range(settings.write.flushes_in_flight_max)
@@ -226,6 +230,7 @@ async def open_writers(
                     connections_max=write.flushes_in_flight_max,
                     connect_timeout_s=write.connect_timeout_ms / 1000,
                     statement_timeout_s=write.statement_timeout_ms / 1000,
+                    lock_timeout_s=write.lock_timeout_ms / 1000,
                     topic_epoch=settings.kafka.topic_epoch,
                     create_missing=write.missing == "create",
                     pooled=write.pooler == "transaction",

@@ -123,6 +123,13 @@ class WriteSettings(FrozenModel):
     statement_timeout_ms: int = Field(
         10_000, ge=10, le=600_000, description="How long one statement may take."
     )
+    lock_timeout_ms: int = Field(
+        500,
+        ge=1,
+        le=60_000,
+        description="How long a statement may wait for a row that somebody else's transaction "
+        "holds; then the others are written without it, and it is tried again.",
+    )
     retry_base_ms: int = Field(
         100, ge=1, le=60_000, description="Wait before the first retry of a shard that failed."
     )
@@ -139,6 +146,13 @@ class WriteSettings(FrozenModel):
     def _rows_fit(self) -> Self:
         if self.rows_per_flush_min > self.rows_per_flush_max:
             message = "rows_per_flush_min must be at most rows_per_flush_max"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _timeouts_fit(self) -> Self:
+        if self.lock_timeout_ms >= self.statement_timeout_ms:
+            message = "lock_timeout_ms must be below statement_timeout_ms"
             raise ValueError(message)
         return self
 

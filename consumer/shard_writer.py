@@ -5,7 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -28,6 +28,9 @@ class Store(Protocol):
 
     async def apply(self, changes: Sequence[RowChange]) -> Applied:
         """Write the changes in one statement, each only forward."""
+
+    async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
+        """Say of each change whether somebody else's transaction holds its row."""
 
 
 class DeadLetters(Protocol):
@@ -85,6 +88,21 @@ class _Refused(NamedTuple):
     rejected: Rejected
 
 
+@dataclass(slots=True)
+class _Left:
+    """What a flush leaves unwritten, because of what it is and not because the shard fails."""
+
+    refused: list[_Refused] = field(default_factory=list)
+    locked: list[_Row] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.refused) + len(self.locked)
+
+
+_Waiting = deque[tuple[PartitionWork, SubscriptionQueue]]
+
+
 class ShardWriter:
     """Write what is ready at one shard, as much at once as has gathered meanwhile.
 
@@ -113,8 +131,11 @@ class ShardWriter:
         self._dead_letters = dead_letters
         self._bounds = bounds
         self._observer = observer
-        self._ready: deque[tuple[PartitionWork, SubscriptionQueue]] = deque()
+        self._ready: _Waiting = deque()
         self._has_ready = asyncio.Event()
+        self._locked: _Waiting = deque()
+        self._has_locked = asyncio.Event()
+        self._being_retried = 0
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
         self._saturated = 0
         self._under_way: set[asyncio.Timeout] = set()
@@ -129,6 +150,11 @@ class ShardWriter:
     def ready(self) -> int:
         """How many subscriptions wait for a place in a statement."""
         return len(self._ready)
+
+    @property
+    def locked(self) -> int:
+        """How many subscriptions wait because somebody else's transaction holds their row."""
+        return len(self._locked) + self._being_retried
 
     @property
     def is_idle(self) -> bool:
@@ -151,11 +177,37 @@ class ShardWriter:
             if not self.breaker.admits():
                 await asyncio.sleep(self.breaker.retry_in_s())
                 continue
-            rows = self._take()
+            rows = self._take(self._ready)
+            if not self._ready:
+                self._has_ready.clear()
             if rows:
                 await self._flush(rows)
             else:
                 self.breaker.gave_up()
+
+    async def retry_locked_for_ever(self) -> None:
+        """Try rows again that others held, apart from the ready ones, which need not wait for them.
+
+        All of them at once, after pauses that grow until none is held any more.
+        """
+        tries = 0
+        while True:
+            await self._has_locked.wait()
+            tries += 1
+            await asyncio.sleep(self._pause_s(tries))
+            if not self.breaker.admits():
+                continue
+            rows = self._take(self._locked)
+            if rows:
+                self._being_retried = len(rows)
+                await self._flush(rows)
+                self._being_retried = 0
+            else:
+                self.breaker.gave_up()
+            if not self._locked:
+                self._has_locked.clear()
+                log.info("shard.rows_unlocked", shard=self.name)
+                tries = 0
 
     def abort(self) -> None:
         """End the statements under way, of which the outcome no longer matters."""
@@ -163,11 +215,11 @@ class ShardWriter:
         for deadline in self._under_way:
             deadline.reschedule(now)
 
-    def _take(self) -> list[_Row]:
+    def _take(self, waiting: _Waiting) -> list[_Row]:
         rows: list[_Row] = []
         size = 0
-        while self._ready and len(rows) < self.pace.rows and size < self._bounds.bytes:
-            work, queue = self._ready.popleft()
+        while waiting and len(rows) < self.pace.rows and size < self._bounds.bytes:
+            work, queue = waiting.popleft()
             if work.is_over:
                 continue
             queue.state = QueueState.WRITING
@@ -178,47 +230,67 @@ class ShardWriter:
                 if size >= self._bounds.bytes:
                     break
             rows.append(_Row(work, queue, count))
-        if not self._ready:
-            self._has_ready.clear()
         return rows
 
     async def _flush(self, rows: Sequence[_Row]) -> None:
-        refused: list[_Refused] = []
+        left, first_again = _Left(), False
         try:
             async with asyncio.timeout(None) as deadline:
                 self._under_way.add(deadline)
                 try:
-                    await self._attempt(rows, refused)
+                    first_again = await self._attempt(rows, left)
                 finally:
                     self._under_way.discard(deadline)
                     self._flush_ended.set()
                     self._flush_ended.clear()
         except TimeoutError:  # only `abort` sets the deadline
             self.breaker.gave_up()
-        for each in refused:
+        for each in left.refused:
             each.queue.state = QueueState.GIVING_UP
             self._refused.put_nowait(each)
-        for row in rows:
-            if row.work.release(row.queue):
-                self.add_ready(row.work, [row.queue])
+        if left.locked:
+            self._set_aside(left.locked)
+        again = [(row.work, row.queue) for row in rows if row.work.release(row.queue)]
+        if first_again:
+            self._ready.extendleft(reversed(again))
+        else:
+            self._ready.extend(again)
+        if again:
+            self._has_ready.set()
 
-    async def _attempt(self, rows: Sequence[_Row], refused: list[_Refused]) -> None:
+    def _set_aside(self, locked: Sequence[_Row]) -> None:
+        if not self._has_locked.is_set():
+            log.warning("shard.rows_locked", shard=self.name, count=len(locked))
+        for row in locked:
+            row.queue.state = QueueState.LOCKED
+            self._locked.append((row.work, row.queue))
+        self._has_locked.set()
+
+    async def _attempt(self, rows: Sequence[_Row], left: _Left) -> bool:
+        """Write rows; say whether what was not written is to be the first that is tried again.
+
+        It is where anything else would have failed as well, so that after an outage the oldest are
+        the first to be written. Otherwise one of the rows may be what it failed for, and they are
+        the last, so that others have their turn.
+        """
         try:
-            await self._write(rows, refused)
+            await self._write(rows, left)
         except Transient as error:
             if error.saturation:
                 await self._slow_down(error)
             else:
                 self._observer.failed(self.name, rows, error)
                 self._note_failure(error)
-        else:
-            self._note_success()
+            return error.any_input or error.locked  # what gets this far is on the whole table
+        self._note_success()
+        return False
 
-    async def _write(self, rows: Sequence[_Row], refused: list[_Refused]) -> None:
-        """Write rows in one statement; where the data is refused, find the one update by halves.
+    async def _write(self, rows: Sequence[_Row], left: _Left) -> None:
+        """Write rows in one statement; where one of them prevents it, write the others.
 
-        Adds to `refused` the queues whose oldest update can never be written, and therefore
-        waits. What was found stays found where a later half fails: it has been counted.
+        Adds to `left` the queues whose oldest update can never be written, and those whose row
+        somebody else holds. What was found stays found where a later part fails: it has been
+        counted.
         """
         rows = [row for row in rows if not row.work.is_over]
         if not rows:
@@ -228,7 +300,12 @@ class ShardWriter:
         try:
             applied = await self._store.apply(changes)
         except Rejected as rejected:
-            await self._split(rows, rejected, refused)
+            await self._find_refused(rows, rejected, left)
+            return
+        except Transient as error:
+            if not error.locked:
+                raise
+            await self._write_unlocked(rows, changes, left)
             return
         took_s = asyncio.get_running_loop().time() - started
         self.pace.note(took_s, more_waits=bool(self._ready))
@@ -257,23 +334,38 @@ class ShardWriter:
             self.counts.updates_replayed += count
             row.work.complete(row.queue, count)
 
-    async def _split(
-        self, rows: Sequence[_Row], rejected: Rejected, refused: list[_Refused]
+    async def _write_halves(self, rows: Sequence[_Row], left: _Left) -> None:
+        middle = len(rows) // 2
+        await self._write(rows[:middle], left)
+        await self._write(rows[middle:], left)
+
+    async def _write_unlocked(
+        self, rows: Sequence[_Row], changes: Sequence[RowChange], left: _Left
     ) -> None:
+        locked = await self._store.find_locked(changes)
+        if len(rows) == 1:
+            left.locked.append(rows[0])
+        elif any(locked):
+            found = list(zip(rows, locked, strict=True))
+            left.locked += [row for row, is_locked in found if is_locked]
+            await self._write([row for row, is_locked in found if not is_locked], left)
+        else:
+            # Free meanwhile, or just being inserted by somebody, which only shows when it is tried.
+            await self._write_halves(rows, left)
+
+    async def _find_refused(self, rows: Sequence[_Row], rejected: Rejected, left: _Left) -> None:
         if len(rows) > 1:
-            middle = len(rows) // 2
-            await self._write(rows[:middle], refused)
-            await self._write(rows[middle:], refused)
+            await self._write_halves(rows, left)
             return
         work, queue, count = rows[0].work, rows[0].queue, rows[0].count
         if count > 1:
             # In order: the older half is completed, so taken out, before the younger is read.
-            older, found = count // 2, len(refused)
-            await self._write([_Row(work, queue, older)], refused)
-            if len(refused) == found:
-                await self._write([_Row(work, queue, count - older)], refused)
+            older, found = count // 2, left.count
+            await self._write([_Row(work, queue, older)], left)
+            if left.count == found:
+                await self._write([_Row(work, queue, count - older)], left)
         elif work.may_give_up():
-            refused.append(_Refused(work, queue, rejected))
+            left.refused.append(_Refused(work, queue, rejected))
         else:
             log.error("partition.stopped", partition=work.partition, reason=STOPPED)
 
@@ -303,9 +395,12 @@ class ShardWriter:
         self.pace.note_failure()
         self.breaker.succeeded()
         self._saturated += 1
-        pause_s = self._bounds.saturation.wait_s(self._saturated, random.random())  # noqa: S311
+        pause_s = self._pause_s(self._saturated)
         log.debug("shard.saturated", shard=self.name, reason=str(error), pause_s=pause_s)
         await asyncio.sleep(pause_s)
+
+    def _pause_s(self, tries: int) -> float:
+        return self._bounds.saturation.wait_s(tries, random.random())  # noqa: S311
 
     def _note_failure(self, error: Transient) -> None:
         self.counts.flushes_failed += 1

@@ -65,7 +65,11 @@ class ConsumerStatus:
             "updates_held": self._holding.count,
             "rebalances": self._work.assignments,
             "shards": {
-                name: {"breaker": writer.breaker.state.value, **asdict(writer.counts)}
+                name: {
+                    "breaker": writer.breaker.state.value,
+                    "locked": writer.locked,
+                    **asdict(writer.counts),
+                }
                 for name, writer in self._writers.items()
             },
         }

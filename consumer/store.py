@@ -25,6 +25,7 @@ _SERVER_FIRST_S: Final = 1.0
 
 _APPLY: Final = files("consumer.sql").joinpath("apply_changes.sql").read_text()
 _READ_POSITIONS: Final = files("consumer.sql").joinpath("read_positions.sql").read_text()
+_FIND_LOCKED: Final = files("consumer.sql").joinpath("find_locked.sql").read_text()
 
 _dumps = msgspec.json.Encoder().encode
 
@@ -67,9 +68,10 @@ class ShardStore:
         Raises:
             Rejected: Postgres refuses the data of at least one change; none was applied.
             Transient: the shard cannot do it now; where the outcome is unknown a repetition
-                finds the rows' positions and changes nothing twice.
+                finds the rows' positions and changes nothing twice. `locked` where it had to wait
+                too long for somebody else's transaction; none was applied.
         """
-        ids = [each.app_id for each in changes], [each.subscription_id for each in changes]
+        ids = _ids(changes)
         asked_at = time.perf_counter()
         async with self._connection() as connection:
             pool_wait_s = time.perf_counter() - asked_at
@@ -99,6 +101,18 @@ class ShardStore:
             pool_wait_s,
         )
 
+    async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
+        """Say of each change whether somebody else's transaction holds its row; wait for none.
+
+        A row that another transaction is just inserting cannot be seen, and is not found.
+
+        Raises:
+            Transient: the shard cannot do it now; `locked` where the whole table is.
+        """
+        async with self._connection() as connection:
+            rows = await connection.fetch(_FIND_LOCKED, *_ids(changes))
+        return [row["locked"] for row in rows]
+
     def _offset(self, epoch: int | None, offset: int | None) -> int | None:
         if epoch is None:
             return None
@@ -108,8 +122,9 @@ class ShardStore:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
-        with _translated_errors():
+        with _translated_errors(any_input=True):
             connection = await self._pool.acquire()
+        with _translated_errors():
             try:
                 if self._first is None:
                     yield connection
@@ -137,6 +152,7 @@ async def open_store(
     connections_max: int,
     connect_timeout_s: float,
     statement_timeout_s: float,
+    lock_timeout_s: float,
     topic_epoch: int,
     create_missing: bool,
     pooled: bool = False,
@@ -147,8 +163,12 @@ async def open_store(
     prepared, and nothing set, for longer than one. A pooler such as PgBouncer also refuses to
     pass settings on at connecting.
     """
-    statement_timeout = f"{statement_timeout_s * 1000:.0f}"
-    settings = {"application_name": "tidemark-consumer"}
+    name = {"application_name": "tidemark-consumer"}
+    timeouts = {
+        "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+        "lock_timeout": f"{lock_timeout_s * 1000:.0f}",
+    }
+    first = "; ".join(f"SET LOCAL {setting} = {value}" for setting, value in timeouts.items())
     pool = asyncpg.create_pool(
         dsn.get_secret_value(),
         min_size=0,
@@ -158,7 +178,7 @@ async def open_store(
         command_timeout=statement_timeout_s + _SERVER_FIRST_S,
         # Writes leave no state in the session, so there is none to reset after each.
         reset=_leave_as_is,
-        server_settings=settings if pooled else settings | {"statement_timeout": statement_timeout},
+        server_settings=name if pooled else name | timeouts,
         statement_cache_size=0 if pooled else 100,
     )
     await pool  # connects nothing: min_size is 0
@@ -167,7 +187,7 @@ async def open_store(
             pool,
             topic_epoch=topic_epoch,
             create_missing=create_missing,
-            first=f"SET LOCAL statement_timeout = {statement_timeout}" if pooled else None,
+            first=first if pooled else None,
         )
     finally:
         # Not close(): that waits for connections to be released, and writers have ended by now.
@@ -178,6 +198,10 @@ async def _leave_as_is(connection: Any) -> None:
     """Reset nothing."""
 
 
+def _ids(changes: Sequence[RowChange]) -> tuple[list[str], list[str]]:
+    return [each.app_id for each in changes], [each.subscription_id for each in changes]
+
+
 def _json(members: Mapping[str, Any]) -> str | None:
     return _dumps(members).decode() if members else None
 
@@ -185,22 +209,34 @@ def _json(members: Mapping[str, Any]) -> str | None:
 _DATA_CLASSES: Final = {"22", "23", "54"}
 """SQLSTATE classes that speak of the data: exception, integrity, program limit."""
 
-_SATURATION_STATES: Final = {"53300", "55P03", "40001", "40P01", "23505"}
-"""Too many connections, lock not available, serialization, deadlock, and two first inserts of
-one row at once: others were faster, and the shard is in order."""
+_SATURATION_STATES: Final = {"53300", "40001", "40P01", "23505"}
+"""Too many connections, serialization, deadlock, and two first inserts of one row at once: others
+were faster, and the shard is in order."""
+
+_LOCKED: Final = "55P03"
+
+_SHARD_STATES: Final = {"25006", "57P01", "57P03"}
+"""Read-only, shut down by an administrator, starting or recovering: whatever is written."""
 
 _PROTOCOL_VIOLATION: Final = "08P01"
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def _translated_errors(*, any_input: bool = False) -> Iterator[None]:
+    """Translate errors; with `any_input` nothing was sent yet that may have caused them."""
     try:
         yield
     except asyncpg.PostgresError as error:
         sqlstate = error.sqlstate or "XX000"
         # The server's text may quote values, so only its code goes on.
         if sqlstate in _SATURATION_STATES:
-            raise Transient(f"Postgres is busy ({sqlstate}).", saturation=True) from error
+            raise Transient(
+                f"Postgres is busy ({sqlstate}).", saturation=True, any_input=any_input
+            ) from error
+        if sqlstate == _LOCKED:
+            raise Transient(
+                f"Others hold a lock ({sqlstate}).", saturation=True, locked=True
+            ) from error
         if sqlstate[:2] in _DATA_CLASSES:
             raise Rejected(
                 f"Postgres refuses the data ({sqlstate}).",
@@ -210,9 +246,13 @@ def _translated_errors() -> Iterator[None]:
         if sqlstate == _PROTOCOL_VIOLATION:
             raise Transient(
                 f"The connection is refused ({sqlstate}); if a pooler is in between, set "
-                "TIDEMARK_WRITE__POOLER=transaction."
+                "TIDEMARK_WRITE__POOLER=transaction.",
+                any_input=any_input,
             ) from error
-        raise Transient(f"Postgres answers {sqlstate} ({type(error).__name__}).") from error
+        raise Transient(
+            f"Postgres answers {sqlstate} ({type(error).__name__}).",
+            any_input=any_input or sqlstate in _SHARD_STATES,
+        ) from error
     # TimeoutError is an OSError; a host name that cannot be encoded is a UnicodeError.
     # The internal error is asyncpg's word for a connection that broke in the middle of a message.
     except (
@@ -222,5 +262,7 @@ def _translated_errors() -> Iterator[None]:
         UnicodeError,
     ) as error:
         raise Transient(
-            f"The connection to Postgres failed ({type(error).__name__}).", outcome_unknown=True
+            f"The connection to Postgres failed ({type(error).__name__}).",
+            outcome_unknown=True,
+            any_input=any_input,
         ) from error

@@ -32,6 +32,7 @@ class PendingUpdate(msgspec.Struct, frozen=True, gc=False):
 class QueueState(Enum):
     """Where a subscription stands at its shard.
 
+    LOCKED: somebody else's transaction holds its row, so it waits apart from those that are ready.
     GIVING_UP: its oldest update is on its way to the dead-letter topic. Until it is there nothing
     newer may be written: a row that has moved on would say that it had been applied.
     """
@@ -39,6 +40,7 @@ class QueueState(Enum):
     IDLE = "idle"
     READY = "ready"
     WRITING = "writing"
+    LOCKED = "locked"
     GIVING_UP = "giving up"
 
 

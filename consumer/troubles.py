@@ -78,6 +78,7 @@ def _all(view: Overview) -> Iterator[Trouble]:
 
 def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
     apps = f"apps with IDs from {shard.apps}"
+    idle = not shard.flushes_in_flight and not shard.ready
     elsewhere = "; other shards are not affected" if others else ""
     if shard.failing_since_s is not None:
         yield Trouble(
@@ -88,8 +89,7 @@ def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
             "again by itself.",
             f"Updates of {apps} are accepted, and applied later.",
         )
-    elif shard.time_lag_s > LATE_S:
-        idle = not shard.flushes_in_flight and not shard.ready
+    elif shard.time_lag_s > LATE_S and not (idle and shard.locked):
         wait = (
             "caught up in " + duration(shard.catch_up_s)
             if shard.catch_up_s is not None
@@ -104,6 +104,14 @@ def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
             if idle
             else "More arrive than this shard takes. Look at its hottest keys, then at its load.",
             f"Updates of {apps} are applied {duration(shard.time_lag_s)} late.",
+        )
+    if shard.locked:
+        yield Trouble(
+            "warn",
+            f"{amount(shard.locked)} rows of {shard.name} are held by somebody else's transaction; "
+            "their updates wait, others go on.",
+            "The oldest transactions in pg_stat_activity say whose it is (runbook: shard-stalled). "
+            "When it ends, they are written by themselves.",
         )
     if shard.stopped:
         yield Trouble(

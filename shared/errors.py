@@ -21,15 +21,25 @@ class Transient(TidemarkError):  # noqa: N818
     """The same input may succeed later: answer 503, or retry at the pace of the shard's breaker.
 
     `outcome_unknown` says that the attempt may have taken effect. `saturation` says that the
-    other side is busy, not broken: slow down, and never count it as a failure.
+    other side is busy, not broken: slow down, and never count it as a failure. `locked` says that
+    somebody else holds a part of what was asked for: try without that part. `any_input` says that
+    anything else would have failed as well: nothing speaks against trying this first again.
     """
 
     def __init__(
-        self, message: str, *, outcome_unknown: bool = False, saturation: bool = False
+        self,
+        message: str,
+        *,
+        outcome_unknown: bool = False,
+        saturation: bool = False,
+        locked: bool = False,
+        any_input: bool = False,
     ) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
         self.saturation = saturation
+        self.locked = locked
+        self.any_input = any_input
 
 
 class OwnershipLost(TidemarkError):  # noqa: N818

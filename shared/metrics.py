@@ -141,6 +141,13 @@ class Consumer:
         "Subscriptions that wait for a place in a statement.",
         _SHARD,
     )
+    locked = Metric(
+        "tidemark.consumer.locked",
+        _G,
+        "{subscription}",
+        "Subscriptions that wait because somebody else's transaction holds their row.",
+        _SHARD,
+    )
     breaker = Metric(
         "tidemark.consumer.breaker",
         _G,

@@ -184,11 +184,21 @@ class Hasty(OffsetTracker):
         self.committable = highest
 
 
-class HoldingUp:
+class Wrapped:
+    """A store that others are made of."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
+        return await self._store.find_locked(changes)
+
+
+class HoldingUp(Wrapped):
     """A store that never answers for one subscription."""
 
     def __init__(self, store: Store, held_up: str) -> None:
-        self._store = store
+        super().__init__(store)
         self._held_up = held_up
 
     async def apply(self, changes: Sequence[RowChange]) -> Applied:
@@ -214,11 +224,8 @@ async def test_rule_2_a_commit_above_an_open_offset(
     assert verdict.count(Fault.LOST) > 0
 
 
-class WriteBehind:
+class WriteBehind(Wrapped):
     """A store that says it has written what it only means to write."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
 
     async def apply(self, changes: Sequence[RowChange]) -> Applied:
         return Applied([each.last_offset for each in changes], [True] * len(changes))

@@ -1,8 +1,8 @@
 """What a store promises, held against a real shard and against the one in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -30,12 +30,33 @@ class Shard(Protocol):
     """A store, another of a later topic epoch over the same rows, and a way to look at them."""
 
     async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied: ...
+    async def find_locked(self, *changes: RowChange) -> Sequence[bool]: ...
     async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None: ...
+    def locking(self, number: int) -> AbstractAsyncContextManager[None]:
+        """Somebody else's transaction that has locked a row."""
+
+    def inserting(self, number: int) -> AbstractAsyncContextManager[None]:
+        """Somebody else's transaction that has made a row, and is given up in the end."""
 
 
 class FakeShard:
     def __init__(self) -> None:
         self._store = FakeStore()
+
+    async def find_locked(self, *changes: RowChange) -> Sequence[bool]:
+        return await self._store.find_locked(changes)
+
+    @asynccontextmanager
+    async def locking(self, number: int) -> AsyncIterator[None]:
+        self._store.locked.add((APP, subscription(number)))
+        yield
+        self._store.locked.clear()
+
+    @asynccontextmanager
+    async def inserting(self, number: int) -> AsyncIterator[None]:
+        self._store.inserting.add((APP, subscription(number)))
+        yield
+        self._store.inserting.clear()
 
     async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied:
         self._store.topic_epoch, self._store.create_missing = epoch, create
@@ -62,6 +83,12 @@ class RealShard:
         self._stores: dict[tuple[int, bool], ShardStore] = {}
 
     async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied:
+        return await (await self._store(epoch, create=create)).apply(changes)
+
+    async def find_locked(self, *changes: RowChange) -> Sequence[bool]:
+        return await (await self._store(0, create=True)).find_locked(changes)
+
+    async def _store(self, epoch: int, *, create: bool) -> ShardStore:
         if (epoch, create) not in self._stores:
             self._stores[epoch, create] = await self._stack.enter_async_context(
                 open_store(
@@ -69,12 +96,43 @@ class RealShard:
                     connections_max=1,
                     connect_timeout_s=10,
                     statement_timeout_s=10,
+                    lock_timeout_s=0.1,
                     topic_epoch=epoch,
                     create_missing=create,
                     pooled=self._pooled,
                 )
             )
-        return await self._stores[epoch, create].apply(changes)
+        return self._stores[epoch, create]
+
+    @asynccontextmanager
+    async def locking(self, number: int) -> AsyncIterator[None]:
+        async with self._others_transaction() as others:
+            await others.execute(
+                "SELECT FROM subscriptions WHERE subscription_id = $1 FOR UPDATE",
+                subscription(number),
+            )
+            yield
+
+    @asynccontextmanager
+    async def inserting(self, number: int) -> AsyncIterator[None]:
+        async with self._others_transaction() as others:
+            await others.execute(
+                "INSERT INTO subscriptions VALUES ($1, $2, '{}', '{}', now(), now(), 0, 0)",
+                APP,
+                subscription(number),
+            )
+            yield
+
+    @asynccontextmanager
+    async def _others_transaction(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        connection = await asyncpg.connect(self._read_from.get_secret_value())
+        try:
+            transaction = connection.transaction()
+            await transaction.start()
+            yield connection
+            await transaction.rollback()
+        finally:
+            await connection.close()
 
     async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
         directory = ShardDirectory(ShardMap.equal(1), {"shard-0": self._read_from})
@@ -182,6 +240,39 @@ class StoreContract:
         assert caught.value.sqlstate == "22P05"
         assert await shard.row(1) is None
 
+    async def test_a_row_that_others_hold_is_found_and_nothing_of_its_statement_written(
+        self, shard: Shard
+    ) -> None:
+        await shard.apply(change_of(0, update_of(1)), change_of(1, update_of(2)))
+        changes = [change_of(2 + n, update_of(n, tags={"n": n})) for n in (1, 2, 3)]
+
+        async with shard.locking(2):
+            with pytest.raises(Transient) as caught:
+                await shard.apply(*changes)
+            locked = await shard.find_locked(*changes)
+        unlocked = await shard.find_locked(*changes)
+
+        assert (caught.value.locked, caught.value.saturation) == (True, True)
+        assert locked == [False, True, False]
+        assert unlocked == [False, False, False]
+        assert await shard.row(1) == ({}, {})
+        assert await shard.row(3) is None
+
+    async def test_a_row_that_others_are_inserting_is_waited_for_and_not_found(
+        self, shard: Shard
+    ) -> None:
+        change = change_of(0, update_of(1, tags={"n": 1}))
+
+        async with shard.inserting(1):
+            with pytest.raises(Transient) as caught:
+                await shard.apply(change)
+            locked = await shard.find_locked(change)
+        applied = await shard.apply(change)
+
+        assert caught.value.locked
+        assert locked == [False]
+        assert applied == Applied([0], [True])
+
 
 class TestFakeStore(StoreContract):
     @pytest.fixture
@@ -239,8 +330,10 @@ class TestShardStore(StoreContract):
         async with AsyncExitStack() as stack:
             shard = RealShard(SecretStr("postgresql://tidemark@127.0.0.1:1/tidemark"), stack)
 
-            with pytest.raises(Transient):
+            with pytest.raises(Transient) as caught:
                 await shard.apply(change_of(0, update_of(1)))
+
+        assert caught.value.any_input
 
     async def test_a_read_only_server_is_transient(
         self, shard: Shard, databases: Mapping[str, SecretStr]
@@ -250,8 +343,24 @@ class TestShardStore(StoreContract):
         await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         await connection.close()
 
-        with pytest.raises(Transient, match="25006"):
+        with pytest.raises(Transient, match="25006") as caught:
             await shard.apply(change_of(0, update_of(1)))
+
+        assert caught.value.any_input
+
+    async def test_a_table_that_others_hold_is_not_taken_for_free_rows(
+        self, shard: Shard, databases: Mapping[str, SecretStr]
+    ) -> None:
+        """As while an index is being built: rows may be locked, and nothing may be written."""
+        blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE subscriptions IN SHARE MODE")
+
+            with pytest.raises(Transient) as caught:
+                await shard.find_locked(change_of(0, update_of(1)))
+
+        await blocker.close()
+        assert caught.value.locked
 
     async def test_a_statement_that_hangs_ends_with_its_time_out_and_frees_its_connection(
         self, databases: Mapping[str, SecretStr]
@@ -263,6 +372,7 @@ class TestShardStore(StoreContract):
             connections_max=1,
             connect_timeout_s=10,
             statement_timeout_s=0.3,
+            lock_timeout_s=10,
             topic_epoch=0,
             create_missing=True,
         ) as store:
@@ -270,12 +380,13 @@ class TestShardStore(StoreContract):
             await transaction.start()
             await blocker.execute("LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE")
 
-            with pytest.raises(Transient):
+            with pytest.raises(Transient) as caught:
                 await store.apply([change_of(0, update_of(1))])
             await transaction.rollback()
             applied = await store.apply([change_of(0, update_of(1))])
 
         await blocker.close()
+        assert not caught.value.any_input
         assert applied.positions == [0]
 
     async def test_the_hot_statement_finds_its_rows_by_the_primary_key(

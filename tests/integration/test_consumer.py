@@ -221,6 +221,38 @@ async def test_a_shard_that_is_down_stops_its_own_partitions_only(
     await assert_rows_are_right(down, shard_map_file)
 
 
+async def test_a_row_that_others_hold_stops_itself_only(
+    kafka_settings: KafkaSettings, shard_map_file: Path, databases: Mapping[str, SecretStr]
+) -> None:
+    ledger, app = Ledger(), APPS[0]
+    settings = consumer_settings(
+        kafka_settings, shard_map_file, write=WriteSettings(lock_timeout_ms=50, retry_cap_ms=200)
+    )
+    blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+    transaction = blocker.transaction()
+
+    async def late() -> set[str]:
+        rows = await read_rows(read_shard_map(shard_map_file), [app])
+        return {each.subscription[1] for each in ledger.differences(rows)}
+
+    async with asyncio.timeout(PATIENCE_S), running_consumer(settings):
+        await produce(kafka_settings, [update_of(n, app) for n in range(20)], ledger)
+        await committed(kafka_settings, ledger)
+        await transaction.start()
+        await blocker.execute(
+            "SELECT FROM subscriptions WHERE subscription_id = $1 FOR UPDATE", subscription(3)
+        )
+        await produce(kafka_settings, traffic(2_000, apps=[app]), ledger)
+        while await late() != {subscription(3)}:
+            await asyncio.sleep(0.02)
+        await transaction.rollback()
+        await committed(kafka_settings, ledger)
+
+    await blocker.close()
+    await assert_rows_are_right(ledger, shard_map_file)
+    assert await read_topic(kafka_settings, kafka_settings.dead_letter_topic) == []
+
+
 async def test_a_partition_over_its_budget_waits_and_goes_on_when_there_is_room(
     kafka_settings: KafkaSettings, shard_map_file: Path, databases: Mapping[str, SecretStr]
 ) -> None:
@@ -229,7 +261,7 @@ async def test_a_partition_over_its_budget_waits_and_goes_on_when_there_is_room(
         kafka_settings,
         shard_map_file,
         in_flight=InFlightSettings(partition_records_max=50),
-        write=WriteSettings(statement_timeout_ms=60_000),
+        write=WriteSettings(statement_timeout_ms=60_000, lock_timeout_ms=50_000),
     )
     blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
     transaction = blocker.transaction()
@@ -259,7 +291,7 @@ async def test_a_backlog_of_many_partitions_waits_in_kafka_while_its_shard_stand
         listen=ListenSettings(port=free_port()),
         in_flight=InFlightSettings(records_max=1_000),
         fetch=FetchSettings(records_max=100),
-        write=WriteSettings(statement_timeout_ms=60_000),
+        write=WriteSettings(statement_timeout_ms=60_000, lock_timeout_ms=50_000),
     )
     await produce(kafka_settings, traffic(6_400, apps=apps), ledger)
     blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())

@@ -109,6 +109,7 @@ async def open_in(
             connections_max=4,
             connect_timeout_s=10,
             statement_timeout_s=statement_timeout_s,
+            lock_timeout_s=10,
             topic_epoch=0,
             create_missing=True,
             pooled=pooled,

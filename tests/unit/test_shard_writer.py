@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +75,7 @@ class Shard:
     async def running(self, writers: int = 2) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.writer.run()) for _ in range(writers)]
         tasks.append(asyncio.create_task(self.writer.give_up_for_ever()))
+        tasks.append(asyncio.create_task(self.writer.retry_locked_for_ever()))
         try:
             yield
         finally:
@@ -188,6 +190,82 @@ async def test_a_shard_that_fails_is_retried_and_loses_nothing() -> None:
     assert committable == 0
     assert all(row.properties == {"session_count": 1} for row in store.rows.values())
     assert len(store.rows) == 10
+
+
+def rows_of(statement: Sequence[RowChange]) -> list[str]:
+    return [change.subscription_id for change in statement]
+
+
+async def test_after_an_outage_the_oldest_are_written_first() -> None:
+    store = FakeStore(outage=Transient("connection refused", any_input=True))
+    shard = Shard(store, rows=2)
+    shard.receive(*[update_of(n) for n in range(6)])
+    async with asyncio.timeout(10), shard.running(writers=1):
+        while len(store.statements) < 3:
+            await asyncio.sleep(0)
+        store.statements.clear()
+        store.outage = None
+        await shard.work.idle.wait()
+
+    written = [row for statement in store.statements for row in rows_of(statement)]
+    assert written == [subscription(n) for n in range(6)]
+
+
+class TimeOutStore(FakeStore):
+    """Runs into its time-out with every statement that has the first row."""
+
+    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+        if subscription(0) in rows_of(changes):
+            raise Transient("57014")
+        return await super().apply(changes)
+
+
+async def test_a_flush_that_may_fail_for_its_rows_leaves_the_others_their_turn() -> None:
+    shard = Shard(TimeOutStore(), rows=2)
+    shard.receive(*[update_of(n) for n in range(6)])
+    async with asyncio.timeout(10), shard.running(writers=1):
+        while len(shard.store.rows) < 4:
+            await asyncio.sleep(0)
+
+    assert (APP, subscription(0)) not in shard.store.rows
+
+
+@pytest.mark.parametrize("holds", ["locked", "inserting"])
+async def test_a_row_that_others_hold_waits_alone(holds: str) -> None:
+    store = FakeStore()
+    held = getattr(store, holds)
+    held.add((APP, subscription(3)))
+    shard = Shard(store, rows=8)
+    shard.receive(*[update_of(n, tags={"n": 1}) for n in range(8)])
+    async with asyncio.timeout(10), shard.running():
+        while len(store.rows) < 7 or len(store.statements) < 12:
+            await asyncio.sleep(0)
+        shard.receive(update_of(3, tags={"n": 2}), first=8)
+        tried_again = [rows_of(statement) for statement in store.statements[-3:]]
+        state, committable = shard.writer.breaker.state, shard.work.committable
+        held.clear()
+        await shard.work.idle.wait()
+
+    assert tried_again == [[subscription(3)]] * 3
+    assert (state, committable) == (BreakerState.CLOSED, 3)
+    assert store.rows[APP, subscription(3)].tags == {"n": 2}
+    assert shard.writer.counts.flushes_failed == 0
+    assert shard.graveyard.offsets == []
+
+
+async def test_poison_in_a_row_that_others_hold_is_looked_for_later() -> None:
+    store = FakeStore(locked={(APP, subscription(0))})
+    shard = Shard(store)
+    shard.receive(*[update_of(0, tags=tags) for tags in ({"n": 1}, {}, {"bad": NUL}, {"n": 3})])
+    async with asyncio.timeout(10), shard.running():
+        while len(store.statements) < 20:
+            await asyncio.sleep(0)
+        store.locked.clear()
+        await shard.work.idle.wait()
+
+    assert all(rows_of(statement) == [subscription(0)] for statement in store.statements)
+    assert shard.graveyard.offsets == [2]
+    assert store.rows[APP, subscription(0)].tags == {"n": 3}
 
 
 async def test_saturation_is_no_failure() -> None:

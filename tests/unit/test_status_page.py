@@ -32,6 +32,7 @@ def shard(name: str = "shard-0", **fields: Any) -> ShardView:
         failing_because=None,
         flushes_in_flight=1,
         ready=0,
+        locked=0,
         trend=[],
     )
     return msgspec.structs.replace(calm, **fields)
