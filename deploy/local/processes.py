@@ -19,6 +19,7 @@ from shared.errors import Misconfigured
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 _LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 _POLL_S: Final = 0.05
+_END_POLL_S: Final = 0.01
 # How far two readings of the same start time may differ: the kernel rounds its boot time.
 _START_TOLERANCE_S: Final = 1.5
 
@@ -148,9 +149,9 @@ class Daemon:
             family = _family(process)
             _signal([process], how)
             _signal(family, signal.SIGCONT)  # one that was paused hears nothing else
-            _, alive = psutil.wait_procs(family, timeout=self.stop_timeout_s)
+            alive = _wait_ended(family, self.stop_timeout_s)
             _signal(alive, signal.SIGKILL)
-            psutil.wait_procs(alive, timeout=self.stop_timeout_s)
+            _wait_ended(alive, self.stop_timeout_s)
         self.pid_file.unlink(missing_ok=True)
 
     def _log_end(self) -> str:
@@ -164,6 +165,26 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return [process, *process.children(recursive=True)]
     return [process]
+
+
+def _wait_ended(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait until they have ended, and return those that have not.
+
+    Who only waits to be reaped has: our daemons are children of PID 1, which may take its time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (alive := [each for each in processes if _runs(each)]) and time.monotonic() < deadline:
+        time.sleep(_END_POLL_S)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        # Its first thread may have ended before others, which then still hold its ports.
+        ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return process.is_running() and not ended
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
