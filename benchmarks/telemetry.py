@@ -1,6 +1,6 @@
-"""What telemetry costs the consumer: its rate with spans of 1 % of updates, without, and before.
+"""What telemetry costs the consumer: its rate with all of it, with metrics only, with nothing.
 
-`python -m benchmarks.telemetry --beside CHECKOUT`, where CHECKOUT is one without telemetry.
+`python -m benchmarks.telemetry`; one of a hundred updates was sampled where it was sent.
 """
 
 import argparse
@@ -11,18 +11,21 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from benchmarks.arms.tidemark import Tidemark
 from benchmarks.loads import LOADS
-from benchmarks.measure import Rate
+from benchmarks.measure import Rate, Spread
 from benchmarks.stack import bench_stack
 from benchmarks.throughput import Throughput
 from deploy.local.layout import CHECKOUT
 from deploy.local.stack import LocalStack
 
 _TRACED_EVERY: Final = 100
+_NOTHING: Final = {
+    "OTEL_SDK_DISABLED": "true",
+    "TIDEMARK_TELEMETRY__LAG_INTERVAL_MS": "600000",  # longer than a run
+}
 
 
 @contextmanager
@@ -43,11 +46,10 @@ async def _measure(
 ) -> dict[str, list[Rate]]:
     rates: dict[str, list[Rate]] = defaultdict(list)
     arms = [
+        Tidemark(name="nothing", settings=_NOTHING),
         Tidemark(name="metrics"),
         Tidemark(name="and 1 % traced", settings={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}),
     ]
-    if options.beside:
-        arms.insert(0, Tidemark(name="neither", checkout=options.beside.resolve()))
     throughput = Throughput.on(stack, seed=1, say=_say, traced_every=_TRACED_EVERY)
     async for run in throughput.measure(
         arms, [options.load], repeats=options.repeats, records_max=options.records
@@ -63,7 +65,6 @@ def _say(sentence: str) -> None:
 def main() -> int:
     """Measure arms by turns, and print the median of each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.telemetry", description=__doc__)
-    parser.add_argument("--beside", type=Path, metavar="CHECKOUT")
     parser.add_argument("--load", choices=list(LOADS), default="distinct")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--records", type=int, default=400_000)
@@ -71,9 +72,9 @@ def main() -> int:
     with _collector() as endpoint, bench_stack() as stack:
         found = asyncio.run(_measure(stack, endpoint, options))
     for name, rates in found.items():
-        per_s = statistics.median(rate.per_second for rate in rates)
+        per_s = Spread.of([rate.per_second for rate in rates])
         cpu_us = statistics.median(rate.client_cpu_s / rate.updates * 1e6 for rate in rates)
-        _say(f"{name:15} {per_s:>9,.0f}/s · {cpu_us:.2f} µs of CPU an update (medians)")
+        _say(f"{name:15} {per_s}/s · {cpu_us:.2f} µs of CPU an update (medians)")
     return 0
 
 

@@ -33,6 +33,7 @@ class FrequentKeys(Generic[K]):
     def __init__(self, capacity: int = _CAPACITY) -> None:
         self.total = 0
         self.missed = 0
+        """By how much any count may be too low."""
         self._capacity = capacity
         self._counts: Counter[K] = Counter()
 
@@ -48,10 +49,6 @@ class FrequentKeys(Generic[K]):
         self._counts[key] += count
         if len(self._counts) > self._capacity:
             self._evict()
-
-    def note_missed(self) -> None:
-        """Note that any key may have come once more than was counted."""
-        self.missed += 1
 
     def _evict(self) -> None:
         while len(self._counts) > self._capacity // 2:

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 from consumer.hot_keys import HotKeys
 from consumer.spans import FlushedRow, ProcessSpans
-from consumer.subscription_queue import Record
+from consumer.subscription_queue import PendingUpdate, Record
 from shared.errors import Rejected, TidemarkError
 from shared.histogram import COUNTS, Histogram
 
 _HOT_WINDOW_S: Final = 60.0
-_FEW_ROWS: Final = 64
+_FEW: Final = 64
+_LIGHT_SHARE: Final = 256
 
 
 class ShardNotes:
@@ -27,7 +29,7 @@ class ShardNotes:
 class FlushObserver:
     """Notes each flush, at a small fraction of what the flush itself costs.
 
-    All that is looked at for every single update is when it was accepted.
+    All that is looked at for every single update is when it was accepted and whose it is.
     """
 
     def __init__(
@@ -35,40 +37,45 @@ class FlushObserver:
         shards: Sequence[str],
         spans: ProcessSpans | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        silent: bool = False,
     ) -> None:
         self.shards = {name: ShardNotes() for name in shards}
         self.subscriptions: HotKeys[tuple[str, str]] = HotKeys(_HOT_WINDOW_S, clock)
         self.apps: HotKeys[str] = HotKeys(_HOT_WINDOW_S, clock)
         self._spans = spans
+        self._silent = silent
 
     def written(
-        self, shard: str, rows: Sequence[FlushedRow], *, took_s: float, pool_wait_s: float
+        self,
+        shard: str,
+        rows: Sequence[FlushedRow],
+        folds: Sequence[Sequence[PendingUpdate]],
+        *,
+        took_s: float,
+        pool_wait_s: float,
     ) -> None:
-        """Note a statement that was written, before its updates are taken out of their queues."""
+        """Note a statement that was written, and of which updates each of its rows was folded."""
+        if self._silent:
+            return
         notes = self.shards[shard]
         notes.flush_duration.observe(took_s)
         notes.flush_rows.observe(len(rows))
         notes.pool_wait.observe(pool_wait_s)
-        # Most rows are of one update, so that is made fast.
-        folded = [row for row in rows if row.count > 1]
-        records = [row.queue.updates[0].record for row in rows]
-        with_headers = [
-            (record, row.count) for row, record in zip(rows, records, strict=True) if record.headers
-        ]
-        for row in folded:
-            tail = [pending.record for pending in row.queue.updates[1 : row.count]]
-            with_headers += [(record, row.count) for record in tail if record.headers]
-            records += tail
-        moments = sorted([record.timestamp for record in records])
+        written = list(chain.from_iterable(folds))
+        moments = [pending.record.timestamp for pending in written]
         now_ms = int(time.time() * 1000)
         notes.time_lag.observe_ages(moments, now_ms)
-        self._count(rows, folded, len(records))
+        apps = self.apps.filling()
+        apps.total += len(written)
+        apps.add([pending.update.app_id for pending in written])
+        self._count_subscriptions(rows, len(written))
         if self._spans is not None:
             self._spans.written(
                 shard,
                 rows,
-                with_headers,
-                oldest_s=(now_ms - moments[0]) / 1000,
+                folds,
+                oldest_s=(now_ms - min(moments)) / 1000,
                 took_s=took_s,
                 pool_wait_s=pool_wait_s,
             )
@@ -83,20 +90,15 @@ class FlushObserver:
         if self._spans is not None:
             self._spans.given_up(record, rejected)
 
-    def _count(
-        self, rows: Sequence[FlushedRow], folded: Sequence[FlushedRow], updates: int
-    ) -> None:
-        apps, subscriptions = self.apps.filling(), self.subscriptions.filling()
-        apps.total += updates
+    def _count_subscriptions(self, rows: Sequence[FlushedRow], updates: int) -> None:
+        """Count the rows that matter: whoever is hot waits, and so has many in a statement.
+
+        Of a large statement's rows, those with a small share of its updates are left out. By as
+        much as that a count can be too low.
+        """
+        subscriptions = self.subscriptions.filling()
         subscriptions.total += updates
-        apps.add([row.queue.key[0] for row in rows])
-        few = len(rows) <= _FEW_ROWS
-        if few:
-            subscriptions.add([row.queue.key for row in rows])
-        else:
-            # Whoever is hot waits, and so has more than one update in a statement. Of the others
-            # a statement has one each at most, so that is all by which a count can be too low.
-            subscriptions.note_missed()
-        for row in folded:
-            apps.add_many(row.queue.key[0], row.count - 1)
-            subscriptions.add_many(row.queue.key, row.count - few)
+        light = 0 if updates <= _FEW else 1 + updates // _LIGHT_SHARE
+        subscriptions.missed += light
+        for row in [row for row in rows if row.count > light]:
+            subscriptions.add_many(row.queue.key, row.count)

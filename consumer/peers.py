@@ -2,10 +2,13 @@
 
 import asyncio
 import http.client
+import socket
+import urllib.parse
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -18,12 +21,34 @@ _BUCKET_S: Final = 5
 
 
 async def gathered(own: Overview, peers: Sequence[str]) -> Overview:
-    """Return what all consumers say together; who does not answer is named in `silent`."""
+    """Return what all consumers say together; who does not answer is named in `silent`.
+
+    A peer whose name has several addresses is as many, and we may be among them: consumers are
+    told apart by what they call themselves.
+    """
     if not peers:
         return own
-    answers = await asyncio.gather(*(asyncio.to_thread(_ask, peer) for peer in peers))
-    silent = [peer for peer, answer in zip(peers, answers, strict=True) if answer is None]
-    return together([own, *(answer for answer in answers if answer is not None)], silent)
+    found = await asyncio.gather(*(asyncio.to_thread(addresses_of, peer) for peer in peers))
+    asked = [*chain.from_iterable(found)]
+    answers = await asyncio.gather(*(asyncio.to_thread(_ask, peer) for peer in asked))
+    silent = [peer for peer, answer in zip(asked, answers, strict=True) if answer is None]
+    others = {each.name: each for each in answers if each is not None and each.name != own.name}
+    return together([own, *others.values()], silent)
+
+
+def addresses_of(peer: str) -> list[str]:
+    """Return a URL for each address of a name, or the peer as it is where it has one or none."""
+    url = urllib.parse.urlsplit(peer)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return [peer]
+    hosts = sorted({str(address[0]) for *_, address in found})
+    if len(hosts) == 1:
+        return [peer]
+    bracketed = [f"[{host}]" if ":" in host else host for host in hosts]
+    return [f"{url.scheme}://{host}:{port}" for host in bracketed]
 
 
 def _ask(peer: str) -> Overview | None:

@@ -1,6 +1,7 @@
 """The composition root: opens resources, starts tasks, drains, closes."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +32,7 @@ from shared.kafka_clients import require_topics, until_reachable
 from shared.lag_reader import LagReader, open_lag_reader
 from shared.serving import serving
 from shared.settings import ShardDirectory, read_shard_map
-from shared.telemetry import open_telemetry, open_tracer
+from shared.telemetry import is_disabled, open_telemetry, open_tracer
 from shared.topology import ShardMap
 
 log = structlog.get_logger()
@@ -91,7 +92,8 @@ async def run(
             holding=holding,
         )
         peers = [peer for peer in settings.telemetry.peers.split(",") if peer]
-        overview = partial(read_overview, sources, group.instance_id or SERVICE)
+        name = group.instance_id or f"{socket.gethostname()}:{settings.listen.port}"
+        overview = partial(read_overview, sources, name)
         async with (
             open_telemetry(SERVICE, reads(sources)) as telemetry,
             serving(
@@ -197,7 +199,8 @@ async def open_observer(
                 slow_s=settings.telemetry.slow_update_ms / 1000,
                 per_s_max=settings.telemetry.spans_per_s_max,
             )
-        yield FlushObserver([shard.name for shard in shard_map.shards], spans)
+        shards = [shard.name for shard in shard_map.shards]
+        yield FlushObserver(shards, spans, silent=is_disabled())
 
 
 @asynccontextmanager

@@ -224,7 +224,7 @@ class TelemetrySettings(FrozenModel):
         "",
         pattern=r"^(https?://[^,\s]+(,https?://[^,\s]+)*)?$",
         description="Status addresses of the other consumers, comma-separated: what they say is "
-        "added up on the page.",
+        "added up on the page. A name with several addresses means all of them.",
     )
 
 

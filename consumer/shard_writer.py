@@ -295,7 +295,8 @@ class ShardWriter:
         rows = [row for row in rows if not row.work.is_over]
         if not rows:
             return
-        changes = [fold(row.queue.updates[: row.count]) for row in rows]
+        folds = [row.queue.updates[: row.count] for row in rows]
+        changes = [fold(each) for each in folds]
         started = asyncio.get_running_loop().time()
         try:
             applied = await self._store.apply(changes)
@@ -309,7 +310,9 @@ class ShardWriter:
             return
         took_s = asyncio.get_running_loop().time() - started
         self.pace.note(took_s, more_waits=bool(self._ready))
-        self._observer.written(self.name, rows, took_s=took_s, pool_wait_s=applied.pool_wait_s)
+        self._observer.written(
+            self.name, rows, folds, took_s=took_s, pool_wait_s=applied.pool_wait_s
+        )
         self.counts.flushes += 1
         rows_written = sum(applied.written)
         self.counts.rows_written += rows_written

@@ -20,7 +20,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from consumer.subscription_queue import Record, SubscriptionQueue
+from consumer.subscription_queue import PendingUpdate, Record, SubscriptionQueue
 from shared.errors import Rejected, TidemarkError
 from shared.tracing import sampled_sender
 
@@ -71,7 +71,7 @@ class ProcessSpans:
         self,
         shard: str,
         rows: Sequence[FlushedRow],
-        with_headers: Sequence[tuple[Record, int]],
+        folds: Sequence[Sequence[PendingUpdate]],
         *,
         oldest_s: float,
         took_s: float,
@@ -79,15 +79,14 @@ class ProcessSpans:
     ) -> None:
         """Make spans for those updates of a statement that were sampled where they were sent.
 
-        `with_headers` has the records that have any, each with how many updates its row was folded
-        of. Without sampling none has.
+        `folds` has the updates of each row. Once a second's spans are used up, nobody looks.
         """
-        asked = _sampled(with_headers) if with_headers and self._asked.may() else []
+        asked = _sampled(folds) if self._asked.is_left else []
+        self._asked.take(len(asked))
         if not asked and oldest_s > self._slow_s and self._unasked.may():
             row = min(rows, key=lambda row: row.queue.updates[0].record.timestamp)
             asked = [(row.queue.updates[0].record, row.count, None)]
         if asked:
-            self._asked.take(len(asked) - 1)
             self._spans(shard, rows, asked, took_s=took_s, pool_wait_s=pool_wait_s)
 
     def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
@@ -185,18 +184,22 @@ class _PerSecond:
         self._second = 0
         self._taken = 0
 
-    def may(self) -> bool:
-        """Take one, if one is left."""
+    @property
+    def is_left(self) -> bool:
+        """Whether there is one to take."""
         second = int(self._clock())
         if second != self._second:
             self._second, self._taken = second, 0
-        if self._taken >= self._limit:
-            return False
-        self._taken += 1
-        return True
+        return self._taken < self._limit
+
+    def may(self) -> bool:
+        """Take one, if one is left."""
+        left = self.is_left
+        self._taken += left
+        return left
 
     def take(self, count: int) -> None:
-        """Take more, left or not."""
+        """Take some, left or not."""
         self._taken += count
 
 
@@ -204,10 +207,12 @@ _Asked = tuple[Record, int, SpanContext | None]
 """A record that gets a span, how many updates its row was folded of, and where it was sent."""
 
 
-def _sampled(with_headers: Sequence[tuple[Record, int]]) -> list[_Asked]:
+def _sampled(folds: Sequence[Sequence[PendingUpdate]]) -> list[_Asked]:
     """Return the first so many updates that were sampled where they were sent."""
     found: list[_Asked] = []
-    for record, fold_size in with_headers:
+    for record, fold_size in [
+        (pending.record, len(fold)) for fold in folds for pending in fold if pending.record.headers
+    ]:
         sender = sampled_sender(record.headers)
         if sender is not None:
             found.append((record, fold_size, sender))

@@ -42,20 +42,23 @@ class Histogram:
         self._note(value, value, value)
 
     def observe_ages(self, moments_ms: Sequence[int], now_ms: int) -> None:
-        """Count the seconds from each moment, of one at least, until now; the moments ascend.
+        """Count the seconds from each moment, of one at least, until now.
 
-        It looks for each bound among the moments, and not for each moment among the bounds.
+        What came together is of about one age: most often no bound is between. Where one is, it is
+        looked for among the moments, and not each moment among the bounds.
         """
+        oldest, youngest = min(moments_ms), max(moments_ms)
+        lowest, highest = (now_ms - youngest) / 1000, (now_ms - oldest) / 1000
+        first, last = bisect_left(self.bounds, lowest), bisect_left(self.bounds, highest)
         above = len(moments_ms)
-        for place, bound in enumerate(self.bounds):
-            if not above:
-                break
-            older = bisect_left(moments_ms, now_ms - bound * 1000, 0, above)
-            self.counts[place] += above - older
-            above = older
-        self.counts[-1] += above
-        total = now_ms * len(moments_ms) - sum(moments_ms)
-        self._note((now_ms - moments_ms[-1]) / 1000, (now_ms - moments_ms[0]) / 1000, total / 1000)
+        if first < last:
+            ascending = sorted(moments_ms)
+            for place in range(first, last):
+                older = bisect_left(ascending, now_ms - self.bounds[place] * 1000, 0, above)
+                self.counts[place] += above - older
+                above = older
+        self.counts[last] += above
+        self._note(lowest, highest, (now_ms * len(moments_ms) - sum(moments_ms)) / 1000)
 
     def _note(self, lowest: float, highest: float, total: float) -> None:
         self.lowest = min(self.lowest, lowest)

@@ -189,9 +189,14 @@ def _says_name() -> bool:
     )
 
 
+def is_disabled() -> bool:
+    """Say whether `OTEL_SDK_DISABLED` switches all of it off; the SDK makes no metrics then."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
 def _exports(signal: str) -> bool:
     """Say whether the standard variables name somewhere to send this signal."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if is_disabled():
         return False
     if os.environ.get(f"OTEL_{signal}_EXPORTER", "otlp") == "none":
         return False

@@ -1,11 +1,13 @@
 """What the status page says, of one consumer and of several."""
 
+import socket
 from typing import Any
 
 import msgspec
+import pytest
 
 from consumer.overview import Hot, Overview, Point, ShardView
-from consumer.peers import together
+from consumer.peers import addresses_of, together
 from consumer.status_page import render
 from consumer.troubles import troubles
 
@@ -126,3 +128,19 @@ def test_consumers_add_up_and_the_one_that_is_silent_is_named() -> None:
     assert added.trend == [Point(101.0, 100, 7.0)]
     assert both.hot_subscriptions[0].share == 0.2
     assert "http://consumer-3:8090" in troubles(both)[0].what
+
+
+def test_a_name_with_several_addresses_means_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"consumer": ["10.0.0.2", "10.0.0.1", "fd00::1"], "alone": ["10.0.0.1"]}
+
+    def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        return [(None, None, None, "", (address, port)) for address in known[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+    assert addresses_of("http://consumer:8090") == [
+        "http://10.0.0.1:8090",
+        "http://10.0.0.2:8090",
+        "http://[fd00::1]:8090",
+    ]
+    assert addresses_of("http://alone:8090") == ["http://alone:8090"]
