@@ -74,14 +74,19 @@ def migrate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring the schema of every shard up to date; safe to run again, and during operation."""
-    from operator_cli import migrations
+    """Bring the schema of every shard up to date; safe to run again, and during operation.
 
-    dsns = read_shard_map(shard_map or load(OperatorSettings).shard_map_file).dsns
+    Refuses where a shard has rows that the shard map gives to another.
+    """
+    from operator_cli import migrations, shards
+
+    directory = read_shard_map(shard_map or load(OperatorSettings).shard_map_file)
+    dsns = directory.dsns
     if shard is not None:
         if shard not in dsns:
             raise Misconfigured(f"There is no shard {shard}; the map has {', '.join(dsns)}.")
         dsns = {shard: dsns[shard]}
+    asyncio.run(shards.require_own_rows(directory, dsns.keys()))
     applied = asyncio.run(migrations.migrate(dsns, dry_run=dry_run))
     if as_json:
         print_json({name: [str(each) for each in done] for name, done in applied.items()})

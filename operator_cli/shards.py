@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -13,7 +13,7 @@ from operator_cli.migrations import applied_migrations, known_migrations
 from operator_cli.shard_connections import reading
 from shared.errors import Misconfigured, Transient
 from shared.settings import ShardDirectory
-from shared.topology import PARTITIONS, Shard
+from shared.topology import PARTITIONS, Shard, partition_of
 
 CLOCK_OFF_MAX_S: Final = 1.0
 """A clock that is further off makes times in rows misleading; nothing is decided by them."""
@@ -152,6 +152,33 @@ def bounds(shard: Shard) -> tuple[UUID, UUID]:
     lowest = first_prefix(shard.first) << rest
     beyond = first_prefix(shard.last + 1) << rest
     return UUID(int=lowest), UUID(int=beyond - 1)
+
+
+async def require_own_rows(directory: ShardDirectory, names: Collection[str]) -> None:
+    """Check that these shards have rows of no other's apps, as a changed shard map would make it.
+
+    Raises:
+        Misconfigured: one has; consumers would begin those rows anew where the map says.
+        Transient: a shard cannot be asked.
+    """
+
+    async def check_one(shard: Shard) -> None:
+        async with reading(shard.name, directory.dsns[shard.name]) as connection:
+            if await connection.fetchval("SELECT to_regclass('subscriptions')") is None:
+                return
+            app = await connection.fetchval(_STRAY, *bounds(shard))
+        if app is not None:
+            owner = directory.map.shard_of(partition_of(str(app)))
+            raise Misconfigured(
+                f"{shard.name} has rows of app {app}, which the shard map gives to {owner.name}, "
+                "where consumers would begin them anew. Put the map back as it was; or move such "
+                f"rows, and delete them from {shard.name}."
+            )
+
+    shards = [shard for shard in directory.map.shards if shard.name in names]
+    for outcome in await asyncio.gather(*map(check_one, shards), return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 async def _ask(shard: Shard, dsn: SecretStr) -> ShardFacts:

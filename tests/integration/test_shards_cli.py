@@ -1,5 +1,6 @@
 """`tidemark shards check` on real shards."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import Mapping
@@ -9,7 +10,9 @@ from typing import Any
 import asyncpg
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from operator_cli.main import app
 from operator_cli.migrations import known_migrations
 from operator_cli.shards import ShardFacts, check, problems, skew, skew_problems
 from shared.settings import read_shard_map
@@ -50,6 +53,16 @@ async def test_shards_in_order_have_no_problems(shard_map_file: Path) -> None:
         assert each.facts.connections_max == 100
 
 
+def with_moved_partitions(shard_map_file: Path) -> Path:
+    """Give partitions of the first shard to the second, as nobody should without their rows."""
+    shard_map = json.loads(shard_map_file.read_text())
+    shard_map["shards"][0]["partitions"] = [0, 99]
+    shard_map["shards"][1]["partitions"] = [100, 359]
+    path = shard_map_file.with_name("moved.json")
+    path.write_text(json.dumps(shard_map))
+    return path
+
+
 def changed(shard_map_file: Path) -> Path:
     """Give the second shard a large budget, and the last one an address of nobody's."""
     shard_map = json.loads(shard_map_file.read_text())
@@ -76,6 +89,21 @@ async def test_what_is_wrong_is_said_in_words(databases: Dsns, shard_map_file: P
     assert third.problems == ["shard-2 has no table of subscriptions; run tidemark migrate."]
     assert fourth.facts is None
     assert "shard-3 could not be asked" in fourth.problems[0]
+
+
+async def test_a_shard_map_that_was_changed_without_its_rows_migrates_nothing(
+    databases: Dsns, shard_map_file: Path
+) -> None:
+    app_id = uuid.UUID("3f000000-0000-4000-8000-000000000000")
+    await insert(databases["shard-0"], app_id, 1)
+    kept, moved = [
+        await asyncio.to_thread(CliRunner().invoke, app, ["migrate", "--shard-map", str(path)])
+        for path in (shard_map_file, with_moved_partitions(shard_map_file))
+    ]
+
+    assert kept.exit_code == 0, kept.output
+    assert moved.exit_code == 2
+    assert f"shard-0 has rows of app {app_id}, which the shard map gives to shard-1" in moved.stderr
 
 
 async def test_a_shard_with_more_than_its_part_is_named(
