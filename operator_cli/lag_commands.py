@@ -15,7 +15,7 @@ from operator_cli.conventions import (
     print_json,
     with_exit_codes,
 )
-from shared.settings import ListenSettings, load, read_shard_map
+from shared.settings import ListenSettings, load, read_shards
 from shared.wording import amount, app_ids, duration
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def lag(
 
     settings = load(OperatorSettings)
     group = group or settings.group.id
-    shards = read_shard_map(shard_map or settings.shard_map_file).map
+    shards = read_shards(shard_map or settings.shard_map_file)
     if export is not None:
         asyncio.run(
             lags.export(

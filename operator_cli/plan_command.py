@@ -15,7 +15,7 @@ from operator_cli.conventions import (
     with_exit_codes,
 )
 from shared.errors import Misconfigured
-from shared.settings import load, read_shard_map
+from shared.settings import load, read_shards
 from shared.wording import amount, duration
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ async def _now(shard_map: Path | None) -> tuple[float, float, float | None]:
     from operator_cli.lag import follow
 
     settings = load(OperatorSettings)
-    shards = read_shard_map(shard_map or settings.shard_map_file).map
+    shards = read_shards(shard_map or settings.shard_map_file)
     looks = follow(settings.kafka, settings.group.id, shards, 5.0)
     before, after = (await anext(looks))[-1], (await anext(looks))[-1]
     await looks.aclose()  # type: ignore[attr-defined]  # an async generator

@@ -148,6 +148,11 @@ class _ShardMapFile(FrozenModel):
     version: Literal[1]
     shards: list[_ShardEntry] = Field(min_length=1)
 
+    @property
+    def map(self) -> ShardMap:
+        """Which shard owns which partitions."""
+        return ShardMap([Shard(entry.name, *entry.partitions) for entry in self.shards])
+
 
 @dataclass(frozen=True, slots=True)
 class ShardDirectory:
@@ -170,8 +175,28 @@ def read_shard_map(path: Path) -> ShardDirectory:
     Raises:
         Misconfigured: a file is missing or malformed, or a partition is not owned exactly once.
     """
+    content = _read_file(path)
+    return ShardDirectory(
+        content.map,
+        {entry.name: entry.read_dsn() for entry in content.shards},
+        {entry.name: entry.connections_max for entry in content.shards if entry.connections_max},
+    )
+
+
+def read_shards(path: Path) -> ShardMap:
+    """Read of the shard map who owns which partitions, for those who talk to Kafka alone.
+
+    No DSN is read, so none need be there.
+
+    Raises:
+        Misconfigured: the file is missing or malformed, or a partition is not owned exactly once.
+    """
+    return _read_file(path).map
+
+
+def _read_file(path: Path) -> _ShardMapFile:
     try:
-        content = _ShardMapFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return _ShardMapFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise Misconfigured(
             f"The shard map {path} cannot be read ({error.strerror}); name a readable file."
@@ -180,12 +205,6 @@ def read_shard_map(path: Path) -> ShardDirectory:
         raise Misconfigured(f"The shard map {path} is wrong: {_sentence(error)}.") from None
     except ValueError as error:
         raise Misconfigured(f"The shard map {path} is not JSON: {error}.") from None
-    shards = [Shard(entry.name, *entry.partitions) for entry in content.shards]
-    return ShardDirectory(
-        ShardMap(shards),
-        {entry.name: entry.read_dsn() for entry in content.shards},
-        {entry.name: entry.connections_max for entry in content.shards if entry.connections_max},
-    )
 
 
 S = TypeVar("S", bound=ServiceSettings)

@@ -1,28 +1,29 @@
-"""Renew what is generated of the chart: its schema, the table in its README, the golden renders."""
+"""Renew what is generated of the chart: schema, table of values, golden renders, their objects."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Final
 
-from deploy.helm.renders import GOLDEN, golden, render
+from deploy.helm.renders import (
+    GOLDEN,
+    OPERATIONS,
+    golden,
+    operations_page,
+    render,
+    with_section,
+)
 from deploy.helm.tools import find_tool
 from deploy.helm.values import CHART, VALUE_SETS, read_values, schema, table
 from shared.errors import Misconfigured
-
-_BEGIN: Final = "<!-- values: begin -->"
-_END: Final = "<!-- values: end -->"
 
 
 def generated() -> dict[Path, str]:
     """Return each file that is made from values.yaml, as it should be."""
     values = read_values((CHART / "values.yaml").read_text("utf-8"))
     readme = CHART / "README.md"
-    before, _, rest = readme.read_text("utf-8").partition(_BEGIN)
-    after = rest.partition(_END)[2]
     return {
         CHART / "values.schema.json": json.dumps(schema(values), indent=1) + "\n",
-        readme: f"{before}{_BEGIN}\n{table(values)}\n{_END}{after}",
+        readme: with_section(readme.read_text("utf-8"), "values", table(values)),
     }
 
 
@@ -37,6 +38,7 @@ def main() -> int:
         return 0
     for value_set in sorted(VALUE_SETS.glob("*.yaml")):
         (GOLDEN / value_set.name).write_text(golden(render(helm, value_set)), "utf-8")
+    OPERATIONS.write_text(operations_page(helm), "utf-8")
     return 0
 
 

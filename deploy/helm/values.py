@@ -27,6 +27,7 @@ _TYPES: Final = {bool: "boolean", int: "integer", str: "string", list: "array", 
 _SET_BY_THE_CHART: Final = {
     "": ("kafka", "listen", "shard_map_file"),
     "GroupSettings": ("instance_id",),
+    "TelemetrySettings": ("peers",),
     "AuthSettings": ("public_keys_file", "revoked_tokens_file"),
 }
 """Settings that other values decide, by the model that they are members of."""

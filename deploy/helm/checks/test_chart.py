@@ -9,7 +9,15 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.helm.renders import GOLDEN, golden, helm, objects, render
+from deploy.helm.renders import (
+    GOLDEN,
+    OPERATIONS,
+    golden,
+    helm,
+    objects,
+    operations_page,
+    render,
+)
 from deploy.helm.tools import find_tool
 from deploy.helm.values import CHART, VALUE_SETS
 from shared.errors import Misconfigured
@@ -54,6 +62,10 @@ def test_its_render_is_the_golden_one(program: Path, values: Path) -> None:
     assert golden(render(program, values)) == kept, (
         "look at the difference; `make chart` accepts it"
     )
+
+
+def test_the_page_for_operators_has_every_object_of_production(program: Path) -> None:
+    assert OPERATIONS.read_text("utf-8") == operations_page(program), "run `make chart`"
 
 
 @each_set
@@ -202,6 +214,18 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
         (
             ['kafka.bootstrapServers="a:9092,b:9093"'],
             "kafka.bootstrapServers names port 9093 and networkPolicy.kafka.ports has 9092",
+        ),
+        (
+            ["monitoring.prometheusRule.enabled=true"],
+            "monitoring.prometheusRule is enabled and monitoring.lagExporter is not",
+        ),
+        (
+            ["monitoring.serviceMonitor.enabled=true"],
+            "networkPolicy.metricsFrom is empty: Prometheus could not reach the pods",
+        ),
+        (
+            [f'shards=[{{"name": "{"s" * 47}", "connectionsMax": 9}}]'],
+            "has a name of 47 characters, and the job that migrates it has room for 46",
         ),
         (["ingest.ingress.enabled=true"], "list its hosts"),
         (["ingest.gateway.enabled=true"], "name the gateways"),

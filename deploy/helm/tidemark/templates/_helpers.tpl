@@ -173,9 +173,18 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{- define "tidemark.group" -}}
+{{ (.Values.consumer.settings.group).id | default "tidemark-consumer" }}
+{{- end -}}
+
 {{/* A job that runs before the release's own objects are there, so it may use none of them. */}}
 {{- define "tidemark.jobPod" -}}
 restartPolicy: Never
+{{ include "tidemark.smallPod" . }}
+{{- end -}}
+
+{{/* A pod that is neither scaled nor spread, and needs no account. */}}
+{{- define "tidemark.smallPod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
