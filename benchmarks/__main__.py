@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks import scaling
 from benchmarks.arms.arm import Arm
 from benchmarks.arms.ceiling import Ceiling
 from benchmarks.arms.parallel_consumer import MODES, STRONGEST, ParallelConsumer, is_built
 from benchmarks.arms.plain_loop import PlainLoop
 from benchmarks.arms.tidemark import Tidemark
+from benchmarks.collector import collector
 from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
 from benchmarks.latency.measure import Latency
@@ -41,6 +43,8 @@ _DEFAULT_REPEATS: Final = 5
 _QUICK_LOADS: Final = ("distinct", "half-hot")
 _HTTP: Final = "http"
 _LATENCY: Final = "latency"
+_SCALING: Final = "scaling"
+_NOT_ARMS: Final = (_HTTP, _LATENCY, _SCALING)
 _QUICK_RECORDS: Final = 400_000
 
 
@@ -58,9 +62,9 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
         Ceiling(),
     ]
     wanted: list[str] = options.arm or _words("ARM")
-    unknown = set(wanted) - {arm.name for arm in arms} - {_HTTP, _LATENCY}
+    unknown = set(wanted) - {arm.name for arm in arms} - set(_NOT_ARMS)
     if unknown:
-        names = ", ".join([*(arm.name for arm in arms), _HTTP, _LATENCY])
+        names = ", ".join([*(arm.name for arm in arms), *_NOT_ARMS])
         raise Misconfigured(f"There is no arm {', '.join(sorted(unknown))}; there are {names}.")
     added = {path.resolve().name for path in beside}
     added |= {_variant(text).name for text in options.variant}
@@ -87,15 +91,14 @@ def _loads(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Measure arms on loads, by turns, and keep the results."""
-    wanted = options.arm or _words("ARM")
+    wanted: list[str] = options.arm or _words("ARM")
     return _measure(
         options,
         _arms(options),
         _loads(options),
         repeats=options.repeats,
         records=options.records,
-        http=not wanted or _HTTP in wanted,
-        latency=not wanted or _LATENCY in wanted,
+        parts=[part for part in _NOT_ARMS if not wanted or part in wanted],
     )
 
 
@@ -104,9 +107,7 @@ def quick(options: argparse.Namespace) -> int:
     arms: list[Arm] = [Tidemark(), Ceiling()]
     if is_built() and shutil.which("java"):
         arms.append(ParallelConsumer(STRONGEST))
-    return _measure(
-        options, arms, _QUICK_LOADS, repeats=1, records=_QUICK_RECORDS, http=False, latency=False
-    )
+    return _measure(options, arms, _QUICK_LOADS, repeats=1, records=_QUICK_RECORDS, parts=())
 
 
 def report(options: argparse.Namespace) -> int:
@@ -127,34 +128,37 @@ def _measure(
     *,
     repeats: int,
     records: int,
-    http: bool,
-    latency: bool,
+    parts: Sequence[str],
 ) -> int:
     session = Session(seed=options.seed, facts=facts(sys.argv[1:]))
-    http_missing = ingest_missing() if http else None
+    http_missing = ingest_missing() if _HTTP in parts else None
     reasons = {arm.missing() for arm in arms} | {http_missing}
     session.left_out = sorted(why for why in reasons if why)
     for sentence in session.left_out:
         print(sentence)
     present = [arm for arm in arms if arm.missing() is None]
 
-    async def measure(stack: LocalStack) -> None:
+    async def measure(stack: LocalStack, endpoint: str) -> None:
         if present:
-            throughput = Throughput.on(stack, seed=options.seed, say=_say)
+            throughput = Throughput.on(stack, seed=options.seed, say=_say, otlp_endpoint=endpoint)
             runs = throughput.measure(present, loads, repeats=repeats, records_max=records)
             async for done in runs:
                 session.runs.append(done)
-        if http and http_missing is None:
+        if _HTTP in parts and http_missing is None:
             ingest = Ingest(stack, seed=options.seed, say=_say)
             session.http = await ingest.measure(repeats)
-        if latency:
+        if _LATENCY in parts:
             session.end_to_end = await Latency(stack, seed=options.seed, say=_say).measure()
 
     try:
-        with bench_stack(keep=options.keep) as stack:
-            asyncio.run(measure(stack))
+        with collector() as endpoint:
+            with bench_stack(keep=options.keep) as stack:
+                asyncio.run(measure(stack, endpoint))
+            if _SCALING in parts:
+                scaled = scaling.measure(seed=options.seed, otlp_endpoint=endpoint, say=_say)
+                session.scaling.extend(scaled)
     finally:
-        if session.runs or session.http or session.end_to_end:
+        if session.measured:
             _say(f"kept as {session.save()}")
     print_ratios(session)
     return 0 if all(each.valid for each in session.runs) else 1

@@ -1,6 +1,7 @@
 """Tables and plots of a session, and each target beside what was measured."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
+from benchmarks.estimate import estimate
 from benchmarks.loads import LOADS
 from benchmarks.measure import Run, Spread
 from benchmarks.results import Session
+from benchmarks.scaling import LOAD as SCALED_LOAD
+from benchmarks.stack import PROFILE
 from benchmarks.targets import TARGETS, rate_of
 from deploy.local.layout import CHECKOUT
 
@@ -30,6 +34,8 @@ def write_report(session: Session) -> None:
         *_throughput(session),
         *_http(session),
         *_end_to_end(session),
+        *_scaling(session),
+        *estimate(session),
         *_pictures(plots),
     ]
     path = _DIRECTORY / "RESULTS.md"
@@ -177,8 +183,48 @@ def _end_to_end(session: Session) -> Iterator[str]:
     yield from _table(head, rows)
 
 
+def _scaling(session: Session) -> Iterator[str]:
+    if not session.scaling:
+        return
+    yield f"## {SCALED_LOAD}, with more and with fewer"
+    yield ""
+    rows: list[tuple[str, ...]] = []
+    for scaled in session.scaling:
+        runs = [run for run in scaled.runs if run.valid]
+        if runs:
+            point = scaled.point
+            rows.append(
+                (
+                    *(str(point.consumers), str(point.shards), f"{point.rows:,}"),
+                    str(Spread.of([run.rate.per_second for run in runs])),
+                    *(_median_us(runs, cpu_s) for cpu_s in (_client_cpu_s, _postgres_cpu_s)),
+                    f"{Spread.of([run.records / run.written.rows for run in runs]).median:,.1f}",
+                    f"{Spread.of([run.rate.rss_max_mib for run in runs]).median:,.0f}",
+                )
+            )
+    head = (
+        *("consumers", "shards", "rows", "updates/s, median (lowest-highest)"),
+        *("client µs", "Postgres µs", "updates a row written", "RSS of the largest, MiB"),
+    )
+    yield from _table(head, rows)
+
+
+def _median_us(runs: list[Run], cpu_s: Callable[[Run], float]) -> str:
+    return f"{Spread.of([cpu_s(run) / run.rate.updates for run in runs]).median * 1e6:.1f}"
+
+
+def _client_cpu_s(run: Run) -> float:
+    return run.rate.client_cpu_s
+
+
+def _postgres_cpu_s(run: Run) -> float:
+    return run.postgres_cpu_s
+
+
 def _draw(session: Session) -> Iterator[Path]:
     _PLOTS.mkdir(exist_ok=True)
+    if PROFILE.exists():
+        yield Path(shutil.copy(PROFILE, _PLOTS / "flame-graph.svg"))
     for scenario in dict.fromkeys(each["scenario"] for each in session.end_to_end):
         yield _draw_scenario(session, scenario)
     if session.runs:

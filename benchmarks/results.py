@@ -15,6 +15,7 @@ import psutil
 
 from benchmarks.database import Written
 from benchmarks.measure import MIB, Rate, Run
+from benchmarks.scaling import Point, Scaled
 from benchmarks.stack import RESULTS
 from deploy.local.layout import CHECKOUT
 
@@ -30,7 +31,13 @@ class Session:
     runs: list[Run] = field(default_factory=list)
     http: list[dict[str, Any]] = field(default_factory=list)
     end_to_end: list[dict[str, Any]] = field(default_factory=list)
+    scaling: list[Scaled] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything to keep."""
+        return bool(self.runs or self.http or self.end_to_end or self.scaling)
 
     def of(self, arm: str, load: str) -> list[Run]:
         """Return the runs of an arm on a load that count."""
@@ -48,6 +55,10 @@ class Session:
         """Read what `save` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
         content["runs"] = [_run(each) for each in content["runs"]]
+        content["scaling"] = [
+            Scaled(Point(**each["point"]), [_run(run) for run in each["runs"]])
+            for each in content["scaling"]
+        ]
         return cls(**content)
 
 

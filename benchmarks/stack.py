@@ -5,17 +5,20 @@ from contextlib import contextmanager
 from typing import Final
 
 from deploy.local.layout import LOCAL, Layout
-from deploy.local.ports import Plan
+from deploy.local.ports import SHARDS, Plan
 from deploy.local.stack import LocalStack, read_plan
 
 BENCH: Final = LOCAL / "bench"
 RESULTS: Final = BENCH / "results"
+PROFILE: Final = RESULTS / "profile.svg"
+"""A flame graph of the consumer at its peak, the newest one."""
+
 _STATE: Final = BENCH / "stack"
 CONSUMERS_MAX: Final = 3
 
 
 @contextmanager
-def bench_stack(*, keep: bool = False) -> Iterator[LocalStack]:
+def bench_stack(*, keep: bool = False, shards: int = SHARDS) -> Iterator[LocalStack]:
     """Run the stack on free ports until the end of the block.
 
     Another run in the same checkout waits for this one. What a run left behind that was killed is
@@ -23,10 +26,11 @@ def bench_stack(*, keep: bool = False) -> Iterator[LocalStack]:
 
     Args:
         keep: leave broker and shards running.
+        shards: how many, where nothing was left.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     left = read_plan(Layout(_STATE))
-    plan = left or Plan.on_free_ports(consumers=CONSUMERS_MAX)
+    plan = left or Plan.on_free_ports(consumers=CONSUMERS_MAX, shards=shards)
     stack = LocalStack(_STATE, plan)
     with stack.locked():
         stack.save_plan()

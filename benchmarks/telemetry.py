@@ -6,39 +6,22 @@
 import argparse
 import asyncio
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from benchmarks.arms.tidemark import Tidemark
+from benchmarks.collector import collector
 from benchmarks.loads import LOADS
 from benchmarks.measure import Rate, Spread
 from benchmarks.stack import bench_stack
 from benchmarks.throughput import Throughput
-from deploy.local.layout import CHECKOUT
 from deploy.local.stack import LocalStack
 
-_TRACED_EVERY: Final = 100
 _NOTHING: Final = {
     "OTEL_SDK_DISABLED": "true",
     "TIDEMARK_TELEMETRY__LAG_INTERVAL_MS": "600000",  # longer than a run
 }
-
-
-@contextmanager
-def _collector() -> Iterator[str]:
-    """Receive OTLP in a process of its own; yield where."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.otlp"], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 async def _measure(
@@ -50,7 +33,7 @@ async def _measure(
         Tidemark(name="metrics"),
         Tidemark(name="and 1 % traced", settings={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}),
     ]
-    throughput = Throughput.on(stack, seed=1, say=_say, traced_every=_TRACED_EVERY)
+    throughput = Throughput.on(stack, seed=1, say=_say)
     async for run in throughput.measure(
         arms, [options.load], repeats=options.repeats, records_max=options.records
     ):
@@ -69,7 +52,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--records", type=int, default=400_000)
     options = parser.parse_args()
-    with _collector() as endpoint, bench_stack() as stack:
+    with collector() as endpoint, bench_stack() as stack:
         found = asyncio.run(_measure(stack, endpoint, options))
     for name, rates in found.items():
         per_s = Spread.of([rate.per_second for rate in rates])

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from benchmarks.arms.arm import Arm, Task
 from benchmarks.database import Databases
-from benchmarks.loads import LOADS, Row, expected_rows, make_rows
+from benchmarks.loads import LOADS, ROWS, Row, expected_rows, make_rows
 from benchmarks.measure import Run, cpu_of_tree
 from benchmarks.topics import filled_topic
 from deploy.local.processes import Daemon
@@ -48,23 +48,30 @@ class Throughput:
         *,
         seed: int,
         say: Say,
-        traced_every: int | None = None,
+        rows: int = ROWS,
+        otlp_endpoint: str | None = None,
     ) -> None:
         self._stack = stack
         self._dsns = dsns
         self._seed = seed
         self._say = say
-        self._traced_every = traced_every
-        self._rows: Sequence[Row] = make_rows()
+        self._otlp_endpoint = otlp_endpoint
+        self._rows: Sequence[Row] = make_rows(rows)
         self._databases = Databases(dsns, self._rows)
 
     @classmethod
     def on(
-        cls, stack: LocalStack, *, seed: int, say: Say, traced_every: int | None = None
+        cls,
+        stack: LocalStack,
+        *,
+        seed: int,
+        say: Say,
+        rows: int = ROWS,
+        otlp_endpoint: str | None = None,
     ) -> "Throughput":
         """Use the databases of a stack."""
         dsns = read_shard_map(stack.layout.shard_map).dsns
-        return cls(stack, dsns, seed=seed, say=say, traced_every=traced_every)
+        return cls(stack, dsns, seed=seed, say=say, rows=rows, otlp_endpoint=otlp_endpoint)
 
     async def measure(
         self, arms: Sequence[Arm], loads: Sequence[str], *, repeats: int, records_max: int
@@ -97,7 +104,6 @@ class Throughput:
                         f"{load}-{size}",
                         self._rows,
                         updates,
-                        traced_every=self._traced_every,
                     )
                 )
                 refused = sum(update.refused for update in updates)
@@ -118,6 +124,7 @@ class Throughput:
             seed=self._seed,
             records=prepared.records,
             refused=prepared.refused,
+            otlp_endpoint=self._otlp_endpoint,
         )
         before = await self._databases.written()
         postgres_cpu, broker_cpu = cpu_of_tree(shards), cpu_of_tree(brokers)

@@ -17,6 +17,7 @@ from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
 _SAMPLED: Final = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+_SAMPLED_EVERY: Final = 100
 RECORDS_PER_BATCH: Final = 250
 _BATCH_BYTES_MAX: Final = 900_000
 _BATCHES_IN_FLIGHT_MAX: Final = 720
@@ -28,12 +29,10 @@ async def filled_topic(
     name: str,
     rows: Sequence[Row],
     updates: Sequence[Update],
-    *,
-    traced_every: int | None = None,
 ) -> AsyncIterator[KafkaSettings]:
     """Create a topic that holds the updates in their order; delete it afterwards.
 
-    One of `traced_every` says that a span was made of it where it was sent.
+    One of a hundred says that a span was made of it where it was sent.
 
     A record's key is the subscription, which Parallel Consumer needs and nobody else looks at.
     Its partition is that of the app, as always.
@@ -42,7 +41,7 @@ async def filled_topic(
     await create_topics(kafka)
     try:
         await _count_records(kafka)  # returns when every partition has a leader that knows it
-        await _produce(kafka, rows, updates, traced_every)
+        await _produce(kafka, rows, updates)
         found = await _count_records(kafka)
         if found != len(updates):
             raise Transient(f"Topic {name} holds {found} records, not {len(updates)}.")
@@ -62,9 +61,7 @@ async def _count_records(kafka: KafkaSettings) -> int:
         return sum(ends.values())
 
 
-async def _produce(
-    kafka: KafkaSettings, rows: Sequence[Row], updates: Sequence[Update], traced_every: int | None
-) -> None:
+async def _produce(kafka: KafkaSettings, rows: Sequence[Row], updates: Sequence[Update]) -> None:
     by_partition: dict[int, list[Update]] = defaultdict(list)
     sent: set[asyncio.Future[Any]] = set()
     producer = AIOKafkaProducer(
@@ -81,12 +78,12 @@ async def _produce(
             waiting = by_partition[partition]
             waiting.append(update)
             if len(waiting) == RECORDS_PER_BATCH:
-                batch = _batch(producer, rows, by_partition.pop(partition), traced_every)
+                batch = _batch(producer, rows, by_partition.pop(partition))
                 sent.add(await producer.send_batch(batch, kafka.topic, partition=partition))
                 if len(sent) == _BATCHES_IN_FLIGHT_MAX:
                     await _acknowledged(sent)
         for partition, waiting in by_partition.items():
-            batch = _batch(producer, rows, waiting, traced_every)
+            batch = _batch(producer, rows, waiting)
             sent.add(await producer.send_batch(batch, kafka.topic, partition=partition))
         await _acknowledged(sent)
     finally:
@@ -98,23 +95,17 @@ async def _acknowledged(sent: set[asyncio.Future[Any]]) -> None:
     sent.clear()
 
 
-def _batch(
-    producer: AIOKafkaProducer,
-    rows: Sequence[Row],
-    updates: Sequence[Update],
-    traced_every: int | None,
-) -> Any:
+def _batch(producer: AIOKafkaProducer, rows: Sequence[Row], updates: Sequence[Update]) -> Any:
     # The present: the broker deletes what is older than its retention.
     now_ms = time.time_ns() // 1_000_000
     batch = producer.create_batch()
     for number, update in enumerate(updates):
         row = rows[update.row]
-        traced = traced_every is not None and number % traced_every == 0
         taken = batch.append(
             key=row.subscription_id.encode(),
             value=record_value(row, update.tags),
             timestamp=now_ms,
-            headers=[_SAMPLED] if traced else [],
+            headers=[] if number % _SAMPLED_EVERY else [_SAMPLED],
         )
         assert taken is not None, "a batch is smaller than its limit"
     return batch

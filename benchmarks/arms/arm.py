@@ -26,6 +26,8 @@ class Task:
     """Records in the topic."""
     refused: int
     """Of these, the ones that Postgres refuses."""
+    otlp_endpoint: str | None
+    """Where spans are to be sent, if at all."""
 
 
 class Arm(Protocol):

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ import psutil
 from benchmarks.arms.arm import Task
 from benchmarks.loads import Load
 from benchmarks.measure import Rate, own_cpu, rss_mib
-from benchmarks.stack import RESULTS
+from benchmarks.stack import PROFILE
 from deploy.local import services
 from deploy.local.layout import CHECKOUT
 from deploy.local.ports import HOST
@@ -37,6 +37,7 @@ class Tidemark:
     checkout: Path = CHECKOUT
     settings: Mapping[str, str] | None = None
     profile: bool = False
+    processes: int = 1
     meaning: str = "Tidemark's consumer, one process"
     sets_positions: bool = True
 
@@ -50,103 +51,119 @@ class Tidemark:
 
     def run(self, task: Task) -> Rate:
         """Start it, and watch it from the first record received to the last one applied."""
-        variables = {"TIDEMARK_GROUP__ID": task.group, **(self.settings or {})}
-        daemon = services.consumer(
-            task.stack.layout, task.stack.plan, 1, task.kafka.topic, variables
-        )
-        daemon = replace(daemon, cwd=self.checkout, env={**daemon.env, "PYTHONSAFEPATH": ""})
-        daemon.start()
+        daemons = [self._daemon(task, number) for number in range(1, self.processes + 1)]
         try:
-            return self._watched(daemon, task)
+            for daemon in daemons:
+                daemon.start()
+            return self._watched(daemons, task)
         except psutil.NoSuchProcess as error:
-            said = "\n".join(daemon.last_lines(15))
-            raise Transient(f"The consumer has ended; it said:\n{said}") from error
+            said = "\n".join(line for daemon in daemons for line in daemon.last_lines(15))
+            raise Transient(f"A consumer has ended; it said:\n{said}") from error
         finally:
-            daemon.stop()
+            for daemon in daemons:
+                daemon.stop()
 
-    def _watched(self, daemon: Daemon, task: Task) -> Rate:
-        process = daemon.process()
-        if process is None:
+    def _daemon(self, task: Task, number: int) -> Daemon:
+        variables = {"TIDEMARK_GROUP__ID": task.group, **(self.settings or {})}
+        if task.otlp_endpoint is not None:
+            variables.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", task.otlp_endpoint)
+        daemon = services.consumer(
+            task.stack.layout, task.stack.plan, number, task.kafka.topic, variables
+        )
+        return replace(daemon, cwd=self.checkout, env={**daemon.env, "PYTHONSAFEPATH": ""})
+
+    def _watched(self, daemons: Sequence[Daemon], task: Task) -> Rate:
+        processes = [process for daemon in daemons if (process := daemon.process())]
+        if len(processes) < len(daemons):
             raise psutil.NoSuchProcess(0)
-        watch = _Watch(task.stack.plan.status[0], process, task.records)
+        watch = _Watch(task.stack.plan.status[: len(daemons)], processes, task.records)
         watch.until_begun()
-        profiler = self._start_profiler(process, task.load) if self.profile else None
+        profiler = _start_profiler(processes[0]) if self.profile else None
         rate = watch.until_done()
         if profiler is not None:
             profiler.wait(timeout=60)
         return rate
 
-    def _start_profiler(self, process: psutil.Process, load: str) -> "subprocess.Popen[bytes]":
-        path = RESULTS / f"{self.name}-{load}.svg"
-        command = [
-            str(Path(sys.executable).with_name("py-spy")),
-            "record",
-            "--pid",
-            str(process.pid),
-            "--output",
-            str(path),
-        ]
-        return subprocess.Popen(  # noqa: S603 - our own arguments
-            [*command, "--duration", str(_PROFILE_S), "--rate", "200", "--format", "flamegraph"]
-        )
+
+def _start_profiler(process: psutil.Process) -> "subprocess.Popen[bytes]":
+    command = [
+        str(Path(sys.executable).with_name("py-spy")),
+        *("record", "--pid", str(process.pid), "--output", str(PROFILE)),
+        *("--duration", str(_PROFILE_S), "--rate", "200", "--format", "flamegraph"),
+    ]
+    return subprocess.Popen(command)  # noqa: S603 - our own arguments
 
 
 class _Watch:
-    """What the status page says over time."""
+    """What the status pages say over time."""
 
-    def __init__(self, port: int, process: psutil.Process, records: int) -> None:
-        self._connection = http.client.HTTPConnection(HOST, port, timeout=10)
-        self._process = process
+    def __init__(
+        self, ports: Sequence[int], processes: Sequence[psutil.Process], records: int
+    ) -> None:
+        self._pages = [http.client.HTTPConnection(HOST, port, timeout=10) for port in ports]
+        self._processes = processes
         self._records = records
         self._begun_at = 0.0
         self._cpu_before = 0.0
+        self._finished_before = 0
 
     def until_begun(self) -> None:
-        """Wait for the first record."""
+        """Wait for the first record of each."""
         deadline = time.monotonic() + _JOIN_TIMEOUT_S
         while True:
             # Before the question: the first record may come while it is being answered.
-            now, cpu_s = time.monotonic(), own_cpu(self._process)
-            status = self._status()
-            if status and (status["records_in_flight"] or _finished(status)):
+            now, cpu_s = time.monotonic(), self._cpu_s()
+            statuses = self._statuses()
+            if all(each and (each["records_in_flight"] or _finished(each)) for each in statuses):
                 self._begun_at, self._cpu_before = now, cpu_s
+                if len(statuses) > 1:  # the first of several goes ahead of the others
+                    self._finished_before = sum(map(_finished, statuses))
                 return
-            if now > deadline or not self._process.is_running():
-                raise Transient("The consumer receives nothing.")
+            if now > deadline or not all(each.is_running() for each in self._processes):
+                raise Transient("A consumer receives nothing.")
             time.sleep(_FAST_POLL_S)
 
     def until_done(self) -> Rate:
         """Wait until every record is applied or given up."""
         finished, moved_at, rss_max = 0, time.monotonic(), 0.0
         while True:
-            status = self._status()
+            statuses = self._statuses()
             now = time.monotonic()
-            rss_max = max(rss_max, rss_mib(self._process))
-            before, finished = finished, _finished(status)
+            rss_max = max(rss_max, *map(rss_mib, self._processes))
+            before, finished = finished, sum(map(_finished, statuses))
             if finished >= self._records:
                 break
             if finished != before:
                 moved_at = now
             elif now > moved_at + _STALL_TIMEOUT_S:
-                raise Transient(f"The consumer stands still at {finished} of {self._records}.")
+                raise Transient(f"Consumers stand still at {finished} of {self._records}.")
             left_s = (self._records - finished) / max(finished, 1) * (now - self._begun_at)
             time.sleep(_SLOW_POLL_S if left_s > 2 * _SLOW_POLL_S else _FAST_POLL_S)
         return Rate(
-            updates=self._records,
+            updates=self._records - self._finished_before,
             seconds=now - self._begun_at,
-            client_cpu_s=own_cpu(self._process) - self._cpu_before,
+            client_cpu_s=self._cpu_s() - self._cpu_before,
             rss_max_mib=rss_max,
-            statements=sum(shard["flushes"] for shard in status["shards"].values()),
+            statements=sum(
+                shard["flushes"] for each in statuses for shard in each["shards"].values()
+            ),
         )
 
-    def _status(self) -> dict[str, Any]:
-        try:
-            self._connection.request("GET", "/status")
-            status: dict[str, Any] = json.load(self._connection.getresponse())
-        except (OSError, http.client.HTTPException):
-            self._connection.close()
-            return {}
-        return status
+    def _cpu_s(self) -> float:
+        return sum(map(own_cpu, self._processes))
+
+    def _statuses(self) -> list[dict[str, Any]]:
+        return [_status(page) for page in self._pages]
+
+
+def _status(page: http.client.HTTPConnection) -> dict[str, Any]:
+    try:
+        page.request("GET", "/status")
+        status: dict[str, Any] = json.load(page.getresponse())
+    except (OSError, http.client.HTTPException):
+        page.close()
+        return {}
+    return status
 
 
 def _finished(status: Mapping[str, Any]) -> int:

@@ -75,14 +75,14 @@ class Plan:
         return plan
 
     @classmethod
-    def on_free_ports(cls, consumers: int = 0) -> Self:
+    def on_free_ports(cls, consumers: int = 0, shards: int = SHARDS) -> Self:
         """Plan a stack on ports that are free now."""
         candidates = (p for p in random.sample(_FREE_RANGE, len(_FREE_RANGE)) if is_free(p))
         return cls(
             ingest=next(candidates),
             broker=next(candidates),
             controller=next(candidates),
-            shards=tuple(next(candidates) for _ in range(SHARDS)),
+            shards=tuple(next(candidates) for _ in range(shards)),
             status=tuple(next(candidates) for _ in range(consumers)),
         )
 
