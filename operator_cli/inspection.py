@@ -5,8 +5,9 @@ before they are decoded.
 """
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -49,7 +50,11 @@ class Condition:
         except ValueError as error:
             raise Misconfigured(f"--where cannot be read as CEL: {error}") from error
         # Only what it speaks of: handing a value over takes longer than most expressions.
-        self._names = [name for name in self._program.variables() if name in _VARIABLES]
+        self._reads = {
+            name: _only(read, fields) if (fields := _fields(text, name)) else read
+            for name, read in _VARIABLES.items()
+            if name in self._program.variables()
+        }
 
     def matches(self, record: Any, update: Update) -> bool:
         """Say whether it is true of a record.
@@ -57,7 +62,7 @@ class Condition:
         Raises:
             Misconfigured: it speaks of something that there is not.
         """
-        values = {name: _VARIABLES[name](record, update) for name in self._names}
+        values = {name: read(record, update) for name, read in self._reads.items()}
         try:
             return self._program.execute(values) is True
         except (ValueError, KeyError, TypeError):
@@ -68,7 +73,25 @@ class Condition:
             ) from error
 
 
-_VARIABLES: Final[Mapping[str, Callable[[Any, Update], Any]]] = {
+_Read = Callable[[Any, Update], Any]
+"""Takes a variable's value from a record and the update in it."""
+
+
+def _fields(text: str, name: str) -> set[str]:
+    """Return the members that an expression selects of `name`; none where it does more with it."""
+    mentions = re.findall(rf"\b{name}\b(?:\.(\w+)\b(?!\s*\())?", text)
+    return set() if "" in mentions else set(mentions)
+
+
+def _only(read: _Read, fields: Collection[str]) -> _Read:
+    def read_fields(record: Any, update: Update) -> Any:
+        members = read(record, update)
+        return {field: members[field] for field in fields if field in members}
+
+    return read_fields
+
+
+_VARIABLES: Final[Mapping[str, _Read]] = {
     "app_id": lambda _, update: update.app_id,
     "subscription_id": lambda _, update: update.subscription_id,
     "tags": lambda _, update: update.tags,

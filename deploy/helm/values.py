@@ -29,8 +29,11 @@ _SET_BY_THE_CHART: Final = {
     "GroupSettings": ("instance_id",),
     "TelemetrySettings": ("peers",),
     "AuthSettings": ("public_keys_file", "revoked_tokens_file"),
+    "ReceiptSettings": ("consumer_group",),
 }
 """Settings that other values decide, by the model that they are members of."""
+
+_OPTIONAL: Final = {"global"}
 
 _DEFINITIONS: Final[Mapping[str, Any]] = {
     "numberOrPercent": {
@@ -137,8 +140,22 @@ def _section(values: Sequence[Value], settings: Mapping[str, Any]) -> dict[str, 
             below = {} if of_service is None else {"settings": of_service}
             properties[value.name] = _section(value.members, below)
         else:
-            properties[value.name] = settings.get(value.name) or _leaf(value)
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+            properties[value.name] = _leaf(value)
+            if (of_service := settings.get(value.name)) is not None:
+                properties[value.name] = {**of_service, "allOf": [_needed(value.default)]}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        # Helm drops what is set to null, and templates count on it.
+        "required": [value.name for value in values if value.name not in _OPTIONAL],
+        "properties": properties,
+    }
+
+
+def _needed(default: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema by which members that have a default may not be taken away."""
+    below = {name: _needed(value) for name, value in default.items() if isinstance(value, dict)}
+    return {"required": [*default], "properties": below}
 
 
 def _leaf(value: Value) -> dict[str, Any]:

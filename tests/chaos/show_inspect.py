@@ -17,6 +17,7 @@ from deploy.local.layout import CHECKOUT
 from tests.chaos.bulk import Sent, send_bulk
 from tests.chaos.shows import Facts, number, show
 from tests.chaos.system import System
+from verification.marks import MARK
 
 APP: Final = "80000000-0000-4000-8000-000000000000"
 WANTED: Final = "00000000-0000-4000-8000-000000000001"
@@ -45,6 +46,7 @@ async def measure(system: System) -> Facts:
     for name, arguments in {
         "subscription": ["--subscription", WANTED],
         "expression": ["--where", f"subscription_id == '{WANTED}'"],
+        "expression_on_tags": ["--where", f"tags.{MARK} == {records}"],
         "top": ["--top", "subscriptions"],
     }.items():
         started = time.monotonic()

@@ -1,6 +1,7 @@
 """What is generated of the chart is made from values.yaml and the services' settings."""
 
 import json
+from typing import Any
 
 import jsonschema
 import pytest
@@ -11,21 +12,38 @@ from deploy.helm.values import CHART, VALUE_SETS, read_values
 from shared.errors import Misconfigured
 
 
+def merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Values with others over them, as Helm does it: null takes away."""
+    both = {
+        name: merged(values[name], each)
+        if isinstance(each, dict) and isinstance(values.get(name), dict)
+        else each
+        for name, each in over.items()
+    }
+    return {name: each for name, each in {**values, **both}.items() if each is not None}
+
+
+def validate(over: dict[str, Any]) -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    jsonschema.validate(merged(defaults, over), schema)
+
+
 def test_schema_and_table_are_as_generated() -> None:
     for path, content in generated().items():
         assert path.read_text("utf-8") == content, f"{path.name} is stale: run `make chart`"
 
 
 def test_the_defaults_and_every_value_set_obey_the_schema() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-
     for path in (CHART / "values.yaml", *VALUE_SETS.glob("*.yaml")):
-        jsonschema.validate(yaml.safe_load(path.read_text("utf-8")), schema)
+        validate(yaml.safe_load(path.read_text("utf-8")))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"consumer": {"settings": {"write": None}}},
+        {"consumer": {"resources": None}},
         {"unknown": 1},
         {"ingest": {"replicas": 0}},
         {"consumer": {"replicas": 721}},
@@ -40,11 +58,9 @@ def test_the_defaults_and_every_value_set_obey_the_schema() -> None:
         {"kafka": {"securityProtocol": "TLS"}},
     ],
 )
-def test_unknown_and_wrong_values_are_refused(wrong: object) -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-
+def test_unknown_and_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(wrong, schema)
+        validate(wrong)
 
 
 def test_a_value_without_a_comment_is_refused() -> None:

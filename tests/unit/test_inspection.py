@@ -27,6 +27,9 @@ def record(update: Update = UPDATE, **fields: Any) -> StubRecord:
         ("tags.missing == 'x'", False),
         ("tags.plan > 2", False),
         ("has(tags.plan)", True),
+        ("'level' in tags && tags.plan == 'pro'", True),
+        ("tags.exists(name, name == 'level') && tags.plan.startsWith('p')", True),
+        ("size(tags) == 2 && tags['plan'] == 'pro'", True),
         ("accepted < timestamp('2026-01-01T00:00:00Z')", True),
     ],
 )

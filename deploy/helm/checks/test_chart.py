@@ -216,6 +216,23 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
             "kafka.bootstrapServers names port 9093 and networkPolicy.kafka.ports has 9092",
         ),
         (
+            ['kafka.tls.existingSecret="ca"'],
+            "kafka.securityProtocol is PLAINTEXT: nothing would be encrypted",
+        ),
+        (
+            ['kafka.sasl.existingSecret="user"', 'kafka.securityProtocol="SSL"'],
+            "kafka.securityProtocol is SSL: nobody would log in",
+        ),
+        (['kafka.tls.certKey="tls.crt"'], "needs both kafka.tls.certKey and kafka.tls.keyKey"),
+        (
+            ["consumer.settings.in_flight.bytes_max=419430400"],
+            "twice of which may be in memory, and consumer.resources.limits.memory is 768Mi",
+        ),
+        (
+            ["consumer.settings.write.flushes_in_flight_max=null"],
+            "missing property 'flushes_in_flight_max'",
+        ),
+        (
             ["monitoring.prometheusRule.enabled=true"],
             "monitoring.prometheusRule is enabled and monitoring.lagExporter is not",
         ),
@@ -238,6 +255,21 @@ def test_what_cannot_work_is_a_sentence_and_no_render(
 ) -> None:
     with pytest.raises(Misconfigured, match=re.escape(sentence)):
         render(program, MINIMAL, *settings)
+
+
+def test_receipts_and_lag_are_of_the_group_that_consumes(program: Path) -> None:
+    manifests = objects(render(program, PRODUCTION, 'consumer.settings.group.id="another"'))
+    said = {
+        (each["name"], each.get("value"))
+        for _, pod in pod_specs(manifests)
+        for container in pod["containers"]
+        for each in container.get("env", [])
+    }
+    [lag] = [pod for name, pod in pod_specs(manifests) if name.endswith("-lag")]
+
+    assert ("TIDEMARK_RECEIPTS__CONSUMER_GROUP", "another") in said
+    assert ("TIDEMARK_GROUP__ID", "another") in said
+    assert "--group=another" in lag["containers"][0]["args"]
 
 
 def test_a_budget_that_is_just_enough_renders(program: Path) -> None:

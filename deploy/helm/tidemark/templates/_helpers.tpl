@@ -43,6 +43,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 }}{{- else if kindIs "invalid" . }}{{ else }}{{ . }}{{ end -}}
 {{- end -}}
 
+{{/* A quantity of memory in bytes. */}}
+{{- define "tidemark.bytes" -}}
+{{- $factor := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 -}}
+{{- $unit := regexFind "[A-Za-z]*$" (toString .) -}}
+{{- mulf (trimSuffix $unit (toString .) | float64) (get $factor $unit | default 1099511627776) | int64 -}}
+{{- end -}}
+
 {{- define "tidemark.kafkaEnv" -}}
 {{- $kafka := .Values.kafka -}}
 - name: TIDEMARK_KAFKA__BOOTSTRAP_SERVERS
