@@ -99,6 +99,8 @@ class FlushObserver:
         subscriptions = self.subscriptions.filling()
         subscriptions.total += updates
         light = 0 if updates <= _FEW else 1 + updates // _LIGHT_SHARE
-        subscriptions.missed += light
-        for row in [row for row in rows if row.count > light]:
+        heavy = [row for row in rows if row.count > light]
+        if len(heavy) < len(rows):
+            subscriptions.missed += light
+        for row in heavy:
             subscriptions.add_many(row.queue.key, row.count)

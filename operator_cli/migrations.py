@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from operator_cli.shard_connections import Connection, connected
+from operator_cli.shard_connections import Connection, connected, raise_failures
 from shared.errors import Misconfigured
 
 _FILE_NAME: Final = re.compile(
@@ -97,12 +97,12 @@ async def migrate(
         *(_migrate_shard(name, dsn, migrations, dry_run) for name, dsn in dsns.items()),
         return_exceptions=True,
     )
-    applied = {}
-    for name, outcome in zip(dsns, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
-        applied[name] = outcome
-    return applied
+    raise_failures(outcomes)
+    return {
+        name: outcome
+        for name, outcome in zip(dsns, outcomes, strict=True)
+        if not isinstance(outcome, BaseException)
+    }
 
 
 async def applied_migrations(connection: Connection) -> dict[int, str]:

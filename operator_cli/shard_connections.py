@@ -1,6 +1,6 @@
 """Connections to shards for commands: errors as sentences, right through a pooler as well."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, TypeAlias
 
@@ -43,6 +43,22 @@ async def connected(shard: str, dsn: SecretStr, *, could_not: str) -> AsyncItera
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         reason = str(error) or type(error).__name__
         raise Transient(f"{shard} could not {could_not}: {reason}.") from error
+
+
+def raise_failures(outcomes: Iterable[object]) -> None:
+    """Raise one error that tells of each shard that failed.
+
+    Raises:
+        Misconfigured: a human must act at one of them.
+        Transient: all of them may do later.
+    """
+    failures = [each for each in outcomes if isinstance(each, BaseException)]
+    for each in failures:
+        if not isinstance(each, Misconfigured | Transient):
+            raise each
+    if failures:
+        kind = Misconfigured if any(isinstance(f, Misconfigured) for f in failures) else Transient
+        raise kind(" ".join(map(str, failures))) from failures[0]
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from operator_cli.migrations import applied_migrations, known_migrations
-from operator_cli.shard_connections import reading
+from operator_cli.shard_connections import raise_failures, reading
 from shared.errors import Misconfigured, Transient
 from shared.settings import ShardDirectory
 from shared.topology import PARTITIONS, Shard, partition_of
@@ -176,9 +176,7 @@ async def require_own_rows(directory: ShardDirectory, names: Collection[str]) ->
             )
 
     shards = [shard for shard in directory.map.shards if shard.name in names]
-    for outcome in await asyncio.gather(*map(check_one, shards), return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
+    raise_failures(await asyncio.gather(*map(check_one, shards), return_exceptions=True))
 
 
 async def _ask(shard: Shard, dsn: SecretStr) -> ShardFacts:

@@ -54,10 +54,11 @@ async def test_shards_in_order_have_no_problems(shard_map_file: Path) -> None:
 
 
 def with_moved_partitions(shard_map_file: Path) -> Path:
-    """Give partitions of the first shard to the second, as nobody should without their rows."""
+    """Give partitions of the first shard to the second without their rows, and lose the last."""
     shard_map = json.loads(shard_map_file.read_text())
     shard_map["shards"][0]["partitions"] = [0, 99]
     shard_map["shards"][1]["partitions"] = [100, 359]
+    shard_map["shards"][3]["dsn"] = "postgresql://tidemark:x@127.0.0.1:1/tidemark"
     path = shard_map_file.with_name("moved.json")
     path.write_text(json.dumps(shard_map))
     return path
@@ -104,6 +105,7 @@ async def test_a_shard_map_that_was_changed_without_its_rows_migrates_nothing(
     assert kept.exit_code == 0, kept.output
     assert moved.exit_code == 2
     assert f"shard-0 has rows of app {app_id}, which the shard map gives to shard-1" in moved.stderr
+    assert "shard-3 could not be asked" in moved.stderr
 
 
 async def test_a_shard_with_more_than_its_part_is_named(

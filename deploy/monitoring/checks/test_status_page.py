@@ -43,6 +43,7 @@ async def shown(
     environment = {
         **consumer_environment(kafka_settings, shard_map_file),
         "TIDEMARK_TELEMETRY__LAG_INTERVAL_MS": "500",
+        "TIDEMARK_GROUP__INSTANCE_ID": "consumer-1",
     }
     async with service_process("consumer", environment) as consumer:
         await consumer.wait_ready()
@@ -82,6 +83,10 @@ async def test_the_page_tells_what_is_wrong_as_it_happens(shown: Shown) -> None:
     dark = await page.evaluate("getComputedStyle(document.body).backgroundColor")
     await page.screenshot(path=PICTURES / "status-page-dark.png", full_page=True)
     requested = list(shown.requested)
+    await page.set_viewport_size({"width": 390, "height": 844})
+    too_wide = await page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    await page.screenshot(path=PICTURES / "status-page-narrow.png")
+    await page.set_viewport_size({"width": 1180, "height": 900})
     await page.emulate_media(color_scheme="light")
     await page.goto(f"{shown.url}/public")
     public, text = await page.content(), await page.inner_text("body")
@@ -91,6 +96,7 @@ async def test_the_page_tells_what_is_wrong_as_it_happens(shown: Shown) -> None:
     await expect(down).not_to_be_visible(timeout=PATIENCE_MS)
 
     assert light != dark
+    assert not too_wide
     assert all(each.startswith(shown.url) for each in requested)
     assert subscription(5) not in public
     assert APP not in public
