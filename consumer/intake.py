@@ -1,8 +1,9 @@
 """The only code that touches `AIOKafkaConsumer`: fetch, pause and resume, assignment, commit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -18,6 +19,8 @@ from shared.errors import Misconfigured, OwnershipLost, Transient
 from shared.kafka_clients import FORBIDDEN, client_options, close_client, until_reachable
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class Intake:
@@ -37,14 +40,17 @@ class Intake:
         listener = _Handover(self, work, holds, self._settings.group.drain_timeout_ms / 1000)
         self._client.subscribe([self._topic], listener=listener)
         try:
-            await until_reachable(self._client.start)
+            await self._outliving(until_reachable(self._client.start))
             while True:
-                fetched = await self._fetch()
+                asking = self._client.getmany(
+                    timeout_ms=200, max_records=self._settings.fetch.records_max
+                )
+                fetched = await self._outliving(asking)
                 # What comes while partitions are being assigned is of the new assignment.
                 await listener.assigned.wait()
                 if listener.failure is not None:
                     raise listener.failure
-                for tp, records in fetched.items():
+                for tp, records in (fetched or {}).items():
                     self._receive(work, tp, records)
                 for partition_work in work.newly_scarce():
                     self._pause_if_behind(partition_work)
@@ -54,20 +60,23 @@ class Intake:
                 f"topic {self._topic} and on group {self._settings.group.id}."
             ) from error
 
-    async def _fetch(self) -> Mapping[TopicPartition, Sequence[Record]]:
+    async def _outliving(self, asking: Awaitable[T]) -> T | None:
+        """Await what needs the coordinator; return None where it has answered oddly.
+
+        As one may that is going away. aiokafka raises its base class then, and where a heartbeat
+        was answered so it sends no more: it has to join again. Where its own task has ended it
+        never would.
+        """
         try:
-            fetched: Mapping[TopicPartition, Sequence[Record]] = await self._client.getmany(
-                timeout_ms=200, max_records=self._settings.fetch.records_max
-            )
+            return await asking
         except KafkaError as error:
-            # aiokafka's base class is for a coordinator's answer that it does not know, such as
-            # one that is going away gives; it joins again by itself unless its task has ended.
             if type(error) is not KafkaError or "during coordination" in str(error):
                 raise
-            log.warning("group.not_joined", reason=str(error))
-            await asyncio.sleep(self._settings.write.retry_base_ms / 1000)
-            return {}
-        return fetched
+            log.warning("group.odd_answer", reason=str(error))
+        if (coordinator := self._client._coordinator) is not None:  # noqa: SLF001
+            coordinator.request_rejoin()
+        await asyncio.sleep(self._settings.write.retry_base_ms / 1000)
+        return None
 
     def _receive(self, work: AssignedWork, tp: TopicPartition, records: Sequence[Record]) -> None:
         partition_work = work.partitions.get(tp.partition)
@@ -201,8 +210,9 @@ async def hand_over(intake: Intake, work: AssignedWork, drain_timeout_s: float) 
             await intake.commit(work.committable())
     except (OwnershipLost, Transient, TimeoutError) as error:
         log.warning("commit.failed", reason=str(error) or type(error).__name__)
-    log.info("partitions.revoked", count=len(work.partitions), records_abandoned=abandoned)
-    work.lose_all()
+    finally:
+        log.info("partitions.revoked", count=len(work.partitions), records_abandoned=abandoned)
+        work.lose_all()
 
 
 @asynccontextmanager

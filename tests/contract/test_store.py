@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -274,6 +275,48 @@ class StoreContract:
         assert applied == Applied([0], [True])
 
 
+_FIELDS = b"SFATAL\x00VFATAL\x00C57P01\x00Mterminating\x00\x00"
+TERMINATED = b"E" + (4 + len(_FIELDS)).to_bytes(4, "big") + _FIELDS
+"""What Postgres says to a connection that an administrator ends."""
+
+
+class Relay:
+    """Stands between a client and Postgres, and may speak in its name."""
+
+    def __init__(self, dsn: SecretStr) -> None:
+        self._address = urlsplit(dsn.get_secret_value())
+        self._client: asyncio.StreamWriter | None = None
+        self.dsn = dsn
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._client = writer
+        server = await asyncio.open_connection(self._address.hostname, self._address.port)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pass_on(reader, server[1]))
+            tasks.create_task(self._pass_on(server[0], writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    def listens_at(self, port: int) -> None:
+        at = f"{self._address.netloc.rpartition(':')[0]}:{port}"
+        self.dsn = SecretStr(urlunsplit(self._address._replace(netloc=at)))
+
+    def say(self, message: bytes) -> None:
+        assert self._client is not None
+        self._client.write(message)
+
+
+@asynccontextmanager
+async def relaying(dsn: SecretStr) -> AsyncIterator[Relay]:
+    relay = Relay(dsn)
+    async with await asyncio.start_server(relay.serve, "127.0.0.1", 0) as server:
+        relay.listens_at(server.sockets[0].getsockname()[1])
+        yield relay
+
+
 class TestFakeStore(StoreContract):
     @pytest.fixture
     def shard(self) -> Shard:
@@ -334,6 +377,25 @@ class TestShardStore(StoreContract):
                 await shard.apply(change_of(0, update_of(1)))
 
         assert caught.value.any_input
+
+    async def test_a_connection_that_was_ended_while_idle_is_replaced(
+        self, databases: Mapping[str, SecretStr]
+    ) -> None:
+        """Postgres says so before it closes; asyncpg then takes its own state for impossible."""
+        change = change_of(0, update_of(1, increment={"session_count": 1}))
+        async with AsyncExitStack() as stack:
+            relay = await stack.enter_async_context(relaying(databases["shard-0"]))
+            shard = RealShard(relay.dsn, stack)
+            await shard.apply(change)
+
+            relay.say(TERMINATED)
+            for _ in range(100):  # of the loop's turns: the client reads it in one of the first
+                await asyncio.sleep(0)
+            with pytest.raises(Transient, match="InternalClientError"):
+                await shard.apply(change)
+            again = await shard.apply(change)
+
+        assert again == Applied([0], [False])
 
     async def test_a_read_only_server_is_transient(
         self, shard: Shard, databases: Mapping[str, SecretStr]

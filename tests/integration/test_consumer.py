@@ -6,12 +6,17 @@ import random
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import UnknownError
+from aiokafka.protocol.group import HeartbeatResponse_v1 as HeartbeatResponse
+from aiokafka.protocol.group import SyncGroupResponse_v1 as SyncGroupResponse
 from pydantic import SecretStr
 
 from consumer.service import run
@@ -219,6 +224,36 @@ async def test_a_shard_that_is_down_stops_its_own_partitions_only(
 
     await assert_rows_are_right(others, shard_map_file)
     await assert_rows_are_right(down, shard_map_file)
+
+
+async def test_a_coordinator_that_answers_oddly_is_joined_again(
+    kafka_settings: KafkaSettings, shard_map_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is going away may; after such an answer aiokafka sends no more heartbeats."""
+    ledger = Ledger()
+    odd = {SyncGroupResponse.API_KEY}
+    send = GroupCoordinator._send_req
+
+    async def send_and_answer_oddly(self: GroupCoordinator, request: Any) -> Any:
+        response = await send(self, request)
+        if response.API_KEY in odd:
+            odd.remove(response.API_KEY)
+            response.error_code = UnknownError.errno
+        return response
+
+    monkeypatch.setattr(GroupCoordinator, "_send_req", send_and_answer_oddly)
+    settings = consumer_settings(kafka_settings, shard_map_file)
+
+    async with asyncio.timeout(PATIENCE_S), running_consumer(settings):
+        await produce(kafka_settings, traffic(200, seed=1), ledger)
+        await committed(kafka_settings, ledger)
+        odd.add(HeartbeatResponse.API_KEY)
+        while odd:
+            await asyncio.sleep(0.02)
+        await produce(kafka_settings, traffic(200, seed=2), ledger)
+        await committed(kafka_settings, ledger)
+
+    await assert_rows_are_right(ledger, shard_map_file)
 
 
 async def test_a_row_that_others_hold_stops_itself_only(
