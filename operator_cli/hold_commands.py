@@ -1,7 +1,8 @@
-"""`tidemark hold`: add, list, release."""
+"""`tidemark hold`: add, list, release, trim."""
 
 import asyncio
 import getpass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -86,6 +87,30 @@ def list_holds(
         )
     if not found:
         typer.echo("nothing is held")
+
+
+@hold_app.command("trim", epilog="Example: tidemark hold trim --yes")
+@with_exit_codes
+def trim_holds(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete from the holding topic what has been applied since; only this makes it smaller."""
+    from operator_cli import holds
+
+    kafka = load(OperatorSettings).kafka
+    found = asyncio.run(holds.find_leftovers(kafka))
+    if yes and found:
+        asyncio.run(holds.remove(kafka, found))
+    if as_json:
+        print_json({"removed": yes, "partitions": [asdict(each) for each in found]})
+        return
+    count = sum(each.end - each.first for each in found)
+    typer.echo(
+        f"{count} records in {len(found)} partitions of {kafka.held_topic} "
+        + ("were deleted" if yes else "can be deleted; with --yes they are")
+    )
 
 
 def _time(timestamp_ms: int) -> str:

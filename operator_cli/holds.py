@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 
 from shared.errors import Misconfigured, Rejected, Transient
@@ -21,7 +22,7 @@ from shared.holds import (
     held_at,
     held_partition_of,
 )
-from shared.kafka_clients import client_options
+from shared.kafka_clients import FORBIDDEN, client_options
 from shared.settings import KafkaSettings
 from shared.topic_reader import open_reader, require_partitions
 from shared.topology import partition_of
@@ -161,6 +162,61 @@ async def list_holds(kafka: KafkaSettings, *, released: bool = False) -> Sequenc
                     if _is_of(view, record) and seen[view.key].add(_offset(record)):
                         counts[view.key] += 1
     return [CountedHold(view, counts[view.key]) for view in views]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Offsets of one partition of the holding topic that nothing waits for: `first` up to `end`."""
+
+    partition: int
+    first: int
+    end: int
+
+
+async def find_leftovers(kafka: KafkaSettings) -> Sequence[Leftover]:
+    """Find what every hold of its partition has released.
+
+    A hold that is added later may name an older offset to read from, but none at which anything
+    was left to it: whoever released without that hold has applied all there was.
+
+    Raises:
+        Misconfigured: a topic is missing, or may not be read.
+        Transient: Kafka cannot be reached.
+    """
+    await require_partitions(kafka, kafka.held_topic)
+    ends: dict[int, int] = {}
+    for view in (await read_holds(kafka)).views():
+        at = held_partition_of(partition_of(view.key.app))
+        ends[at] = min(view.read_from, ends.get(at, view.read_from))
+    async with open_reader(kafka, kafka.held_topic, _CLIENT) as reader:
+        firsts = await reader.beginnings(ends)
+    return [Leftover(at, firsts[at], ends[at]) for at in sorted(ends) if firsts[at] < ends[at]]
+
+
+async def remove(kafka: KafkaSettings, leftovers: Sequence[Leftover]) -> None:
+    """Delete leftovers from the holding topic, for good.
+
+    Raises:
+        Misconfigured: Kafka forbids it.
+        Transient: Kafka did not do it, or not all of it.
+    """
+    admin = AIOKafkaAdminClient(**client_options(kafka, _CLIENT))
+    try:
+        await admin.start()
+        await admin.delete_records(
+            {
+                TopicPartition(kafka.held_topic, each.partition): RecordsToDelete(each.end)
+                for each in leftovers
+            }
+        )
+    except FORBIDDEN as error:
+        raise Misconfigured(f"Kafka forbids it; grant Delete on {kafka.held_topic}.") from error
+    except (KafkaError, OSError) as error:
+        raise Transient(
+            f"{kafka.held_topic} was not trimmed ({type(error).__name__}); run it again."
+        ) from error
+    finally:
+        await admin.close()
 
 
 async def held_positions(kafka: KafkaSettings, apps: Collection[str]) -> set[tuple[int, int]]:

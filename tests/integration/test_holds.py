@@ -67,6 +67,12 @@ class System:
         )
         return found
 
+    async def trimmed(self, *words: str) -> Mapping[str, Any]:
+        result = await self._type(["hold", "trim", "--json", *words])
+        assert result.exit_code == 0, result.output
+        found: Mapping[str, Any] = json.loads(result.stdout)
+        return found
+
     async def _type(self, words: list[str]) -> Any:
         return await asyncio.to_thread(
             CliRunner().invoke, tidemark, words, env=kafka_environment(self.kafka)
@@ -304,6 +310,32 @@ async def test_a_hold_may_be_added_again_after_its_release(system: System) -> No
 
     assert await system.wrong() == []
     assert [each["state"] for each in await system.listed("--all")] == ["released"]
+
+
+async def test_a_trim_deletes_what_was_released_and_nothing_that_waits(system: System) -> None:
+    consumer = await system.start()
+    for count, app in enumerate([HOT, NEIGHBOUR], 1):
+        await system.hold("add", app)
+        await until(knows_holds(count), consumer)
+        await system.send(200, seed=count, apps=[HOT, NEIGHBOUR])
+        await system.settle()
+    await system.hold("release", HOT)
+    await until(knows_holds(1), consumer)
+    before = await read_topic(system.kafka, system.kafka.held_topic)
+
+    dry, done = await system.trimmed(), await system.trimmed("--yes")
+    after = await read_topic(system.kafka, system.kafka.held_topic)
+    await system.hold("release", NEIGHBOUR)
+    await system.released()
+    await system.trimmed("--yes")
+
+    assert dry["partitions"] == done["partitions"] != []
+    assert [each.offset for each in after] == [
+        each.offset for each in before if each.offset >= done["partitions"][0]["end"]
+    ]
+    assert 0 < len(after) < len(before)
+    assert await system.wrong() == []
+    assert await read_topic(system.kafka, system.kafka.held_topic) == []
 
 
 async def test_what_is_not_held_cannot_be_released(system: System) -> None:
