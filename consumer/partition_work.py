@@ -59,6 +59,7 @@ class PartitionWork:
         self.idle.set()
         self.received_to = 0
         """The offset just after the last record that was received; 0 before the first."""
+        self._received_at_ms = 0
         self.diversion = Diversion()
         self.feeding = Feeding()
         self._shard = shard
@@ -89,6 +90,17 @@ class PartitionWork:
             (queue.updates[0].record.timestamp for queue in self._queues.values() if queue.updates),
             default=None,
         )
+
+    @property
+    def done_before_ms(self) -> int | None:
+        """When the oldest update that is still to be applied was accepted, or a later one is.
+
+        None where that is not known: nothing was received yet, or older ones are held back.
+        """
+        if self.is_over or self.diversion.is_active or not self.received_to:
+            return None
+        oldest = self.oldest_accepted_ms
+        return self._received_at_ms if oldest is None else oldest
 
     @property
     def records_in_flight(self) -> int:
@@ -129,6 +141,7 @@ class PartitionWork:
         if offsets:
             self._tracker.receive(offsets)
             self.received_to = offsets[-1] + 1
+            self._received_at_ms = records[len(offsets) - 1].timestamp
             self._received_count += len(offsets)
             self._account(len(offsets), size)
             self.idle.clear()
@@ -155,6 +168,8 @@ class PartitionWork:
             ready.append(queue)
         else:
             queue.updates.append(pending)
+        if pending.update.once is not None:
+            queue.has_keys = True
 
     def _divert(
         self, pending: PendingUpdate, ready: list[SubscriptionQueue], held: list[Record]

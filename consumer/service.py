@@ -15,6 +15,7 @@ from consumer.breaker import Backoff, Breaker
 from consumer.committer import CommitCounts, commit_for_ever
 from consumer.dead_letter_guard import GuardBounds
 from consumer.dead_letters import DeadLetterTopic, UnreadableRecords, open_dead_letters
+from consumer.forgetting import forget_for_ever
 from consumer.holding import HoldingTopic, HoldsFollower, open_holding, open_holds
 from consumer.intake import Intake, hand_over, open_intake
 from consumer.lag_watch import LagWatch
@@ -110,6 +111,7 @@ async def run(
                 tasks.create_task(releases.run(), name="releases"),
                 tasks.create_task(intake.resume_for_ever(work), name="resumer"),
                 tasks.create_task(unreadable.run(), name="unreadable-records"),
+                tasks.create_task(forget_for_ever(work, writers, directory.map), name="forgetting"),
                 tasks.create_task(
                     commit_for_ever(intake, work, group.commit_interval_ms / 1000, commits),
                     name="committer",

@@ -4,9 +4,9 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -14,20 +14,32 @@ import structlog
 from consumer.breaker import Backoff, Breaker, BreakerState
 from consumer.folding import RowChange, fold
 from consumer.observer import FlushObserver
+from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork
 from consumer.store import Applied
-from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
+from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
 
 log = structlog.get_logger()
+
+_FORGET_ROWS_MAX: Final = 10_000
+"""First uses of keys that one statement forgets."""
 
 
 class Store(Protocol):
     """Where changes become durable; a shard's store is one."""
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
-        """Write the changes in one statement, each only forward."""
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        """Write the changes in one statement, each only forward, with the keys they used."""
+
+    async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
+        """Return what is known of keys, which are app ID, subscription ID and key."""
+
+    async def forget_uses(self, before_ms: Mapping[int, int], *, rows_max: int) -> int:
+        """Remove first uses accepted before a time given by partition; return how many."""
 
     async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
         """Say of each change whether somebody else's transaction holds its row."""
@@ -295,11 +307,16 @@ class ShardWriter:
         rows = [row for row in rows if not row.work.is_over]
         if not rows:
             return
-        folds = [row.queue.updates[: row.count] for row in rows]
+        folds: Sequence[Sequence[PendingUpdate]] = [row.queue.updates[: row.count] for row in rows]
+        first_uses: Sequence[KeyUse] = ()
+        if keyed := [row for row in rows if row.queue.has_keys]:
+            rows, folds, first_uses = await self._judge(rows, keyed, left)
+            if not rows:
+                return
         changes = [fold(each) for each in folds]
         started = asyncio.get_running_loop().time()
         try:
-            applied = await self._store.apply(changes)
+            applied = await self._store.apply(changes, first_uses)
         except Rejected as rejected:
             await self._find_refused(rows, rejected, left)
             return
@@ -320,6 +337,36 @@ class ShardWriter:
         found = zip(rows, changes, applied.positions, applied.written, strict=True)
         for row, change, position, written in found:
             self._complete(row, change, position, written=written)
+
+    async def _judge(
+        self, rows: Sequence[_Row], keyed: Sequence[_Row], left: _Left
+    ) -> tuple[list[_Row], list[Sequence[PendingUpdate]], list[KeyUse]]:
+        """Cut each row before an update that reuses a key, or refuse it where that is its oldest.
+
+        That is its caller's fault for sure, so it does not count against the partition.
+        """
+        keys = [
+            (*row.queue.key, pending.update.once.key)
+            for row in keyed
+            for pending in row.queue.updates[: row.count]
+            if pending.update.once is not None
+        ]
+        known = await self._store.first_uses(keys) if keys else {}
+        cut: list[_Row] = []
+        folds: list[Sequence[PendingUpdate]] = []
+        first_uses: list[KeyUse] = []
+        for row in rows:
+            updates: Sequence[PendingUpdate] = row.queue.updates[: row.count]
+            if row.queue.has_keys:
+                judged = judge(updates, known)
+                if not judged.updates:
+                    left.refused.append(_Refused(row.work, row.queue, reused()))
+                    continue
+                updates = judged.updates
+                first_uses += judged.first_uses
+            cut.append(_Row(row.work, row.queue, len(updates)))
+            folds.append(updates)
+        return cut, folds, first_uses
 
     def _complete(
         self, row: _Row, change: RowChange, position: int | None, *, written: bool
@@ -384,6 +431,17 @@ class ShardWriter:
             queue.state = QueueState.WRITING
             if work.release(queue):
                 self.add_ready(work, [queue])
+
+    async def forget_uses(self, before_ms: Mapping[int, int]) -> None:
+        """Forget first uses of keys that were accepted before a time given by partition."""
+        if self.breaker.state is not BreakerState.CLOSED:
+            return
+        try:
+            forgotten = _FORGET_ROWS_MAX
+            while forgotten == _FORGET_ROWS_MAX:
+                forgotten = await self._store.forget_uses(before_ms, rows_max=_FORGET_ROWS_MAX)
+        except Transient as error:  # to be done the next time; writes say whether it is in order
+            log.debug("keys.not_forgotten", shard=self.name, reason=str(error))
 
     def _note_success(self) -> None:
         self._saturated = 0

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import asyncpg
 import msgspec
@@ -13,7 +13,10 @@ from asyncpg.pool import PoolConnectionProxy
 from pydantic import SecretStr
 
 from consumer.folding import RowChange
+from consumer.once import KeyUse, KnownUses
 from shared.errors import Rejected, Transient
+from shared.topology import partition_of
+from shared.updates import Once
 
 BEFORE_ALL: Final = -1
 """Where a row of an earlier topic epoch stands: below every offset of this one."""
@@ -23,9 +26,17 @@ APPLIED_BEFORE: Final = 2**63 - 1
 
 _SERVER_FIRST_S: Final = 1.0
 
-_APPLY: Final = files("consumer.sql").joinpath("apply_changes.sql").read_text()
-_READ_POSITIONS: Final = files("consumer.sql").joinpath("read_positions.sql").read_text()
-_FIND_LOCKED: Final = files("consumer.sql").joinpath("find_locked.sql").read_text()
+
+def _sql(name: str) -> str:
+    return files("consumer.sql").joinpath(name).read_text()
+
+
+_APPLY: Final = _sql("apply_changes.sql")
+_APPLY_AND_KEEP_USES: Final = _sql("keep_uses.sql") + _APPLY
+_READ_POSITIONS: Final = _sql("read_positions.sql")
+_FIND_LOCKED: Final = _sql("find_locked.sql")
+_READ_USES: Final = _sql("read_uses.sql")
+_FORGET_USES: Final = _sql("forget_uses.sql")
 
 _dumps = msgspec.json.Encoder().encode
 
@@ -62,8 +73,12 @@ class ShardStore:
         self._create_missing = create_missing
         self._first = first
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         """Write each change whose row is still below its first offset, in one statement.
+
+        It keeps the first uses of keys as well, each if the change of its row is written.
 
         Raises:
             Rejected: Postgres refuses the data of at least one change; none was applied.
@@ -76,7 +91,7 @@ class ShardStore:
         async with self._connection() as connection:
             pool_wait_s = time.perf_counter() - asked_at
             status = await connection.execute(
-                _APPLY,
+                _APPLY_AND_KEEP_USES if first_uses else _APPLY,
                 *ids,
                 [each.first_offset for each in changes],
                 [each.last_offset for each in changes],
@@ -87,6 +102,7 @@ class ShardStore:
                 [_json(each.increment) for each in changes],
                 self._topic_epoch,
                 self._create_missing,
+                *(_columns(first_uses, changes) if first_uses else ()),
             )
             rows_written = int(status.rpartition(" ")[2])
             if rows_written == len(changes):
@@ -113,6 +129,52 @@ class ShardStore:
             rows = await connection.fetch(_FIND_LOCKED, *_ids(changes))
         return [row["locked"] for row in rows]
 
+    async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
+        """Return what is known of keys, which are app ID, subscription ID and key.
+
+        Raises:
+            Transient: the shard cannot tell now.
+        """
+        apps, subscriptions, digests = zip(*keys, strict=True)
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                _READ_USES, apps, subscriptions, [bytes.fromhex(each) for each in digests]
+            )
+        uses = [
+            KeyUse(
+                str(row["app_id"]),
+                str(row["subscription_id"]),
+                Once(key=row["key"].hex(), body=row["body"].hex()),
+                self._offset(row["used_epoch"], row["used_offset"]),
+                row["used_ms"],
+            )
+            for row in rows
+        ]
+        return {(use.app_id, use.subscription_id, use.once.key): use for use in uses}
+
+    async def forget_uses(self, before_ms: Mapping[int, int], *, rows_max: int) -> int:
+        """Remove first uses of keys that are older than their partition still has to know.
+
+        Args:
+            before_ms: by partition the time of acceptance, in Unix time.
+            rows_max: how many to remove at most.
+
+        Returns:
+            how many were.
+
+        Raises:
+            Transient: the shard cannot do it now.
+        """
+        async with self._connection() as connection:
+            status = await connection.execute(
+                _FORGET_USES, list(before_ms), list(before_ms.values()), rows_max
+            )
+        return int(status.rpartition(" ")[2])
+
+    @overload
+    def _offset(self, epoch: int, offset: int) -> int: ...
+    @overload
+    def _offset(self, epoch: int | None, offset: int | None) -> int | None: ...
     def _offset(self, epoch: int | None, offset: int | None) -> int | None:
         if epoch is None:
             return None
@@ -204,6 +266,21 @@ def _ids(changes: Sequence[RowChange]) -> tuple[list[str], list[str]]:
 
 def _json(members: Mapping[str, Any]) -> str | None:
     return _dumps(members).decode() if members else None
+
+
+def _columns(uses: Sequence[KeyUse], changes: Sequence[RowChange]) -> list[list[Any]]:
+    """Return the arrays that keep first uses; each also says where its row's change begins."""
+    firsts = {(each.app_id, each.subscription_id): each.first_offset for each in changes}
+    return [
+        [each.app_id for each in uses],
+        [each.subscription_id for each in uses],
+        [bytes.fromhex(each.once.key) for each in uses],
+        [bytes.fromhex(each.once.body) for each in uses],
+        [partition_of(each.app_id) for each in uses],
+        [each.offset for each in uses],
+        [each.accepted_ms for each in uses],
+        [firsts[each.app_id, each.subscription_id] for each in uses],
+    ]
 
 
 _DATA_CLASSES: Final = {"22", "23", "54"}

@@ -55,6 +55,8 @@ class SubscriptionQueue(msgspec.Struct, gc=False, eq=False):
     """App ID and subscription ID."""
     updates: list[PendingUpdate]
     state: QueueState = QueueState.IDLE
+    has_keys: bool = False
+    """Whether any of its updates was sent with an idempotency key."""
 
     def count_through(self, offset: int) -> int:
         """Count the updates at or below `offset`."""

@@ -11,6 +11,7 @@ from ingest_api.advice import advice_routes
 from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.health import Readiness, health_routes
+from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
 from ingest_api.onesignal_routes import onesignal_routes
 from ingest_api.openapi import DESCRIPTION, document
@@ -40,6 +41,7 @@ def create_app(
     limits: Limits,
     receipts: ReceiptDesk,
     body: BodySettings,
+    used_keys: UsedKeys,
 ) -> FastAPI:
     """Build the app around what stores its updates; it opens and closes nothing itself."""
     app = FastAPI(
@@ -66,6 +68,7 @@ def create_app(
             limits=limits,
             receipts=receipts,
             bodies=bodies,
+            used_keys=used_keys,
         ).routes
     )
     app.router.routes.extend(

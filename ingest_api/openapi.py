@@ -61,7 +61,7 @@ grants `update` or `read` or both, and expires.
 Every error is a problem document (RFC 9457, `application/problem+json`). Its `type` answers to
 `GET` with advice on what to do; its `errors` point at each thing that is wrong with the request.
 `503` carries `Retry-After`: updates without a receipt were not accepted. `504` means that the
-outcome is unknown: tags and properties can be sent again safely, increments might count twice.
+outcome is unknown. Sent with an `Idempotency-Key`, an update can be sent again safely.
 
 Bodies are JSON in UTF-8 of up to 1 MiB, as they are or with `Content-Encoding: gzip`. Types are
 strict: `"1"` is a string and never a number.

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
+from ingest_api.idempotency import once
 from ingest_api.problems import INVALID, NOT_JSON, FieldError, ProblemError
 from ingest_api.schemas import UPDATE_BYTES_MAX, Batch, Patch
 from shared.updates import COUNTERS, Update, encode
@@ -52,8 +53,10 @@ def canonical_id(name: str, text: str) -> str:
     return text.lower()
 
 
-def read_patch(app_id: str, subscription_id: str, body: bytes) -> bytes:
+def read_patch(app_id: str, subscription_id: str, body: bytes, key: bytes | None = None) -> bytes:
     """Return the record value of a request to change one subscription.
+
+    With an idempotency key, it has its effect once.
 
     Raises:
         ProblemError: the body is not JSON, or breaks a rule; every broken one is listed.
@@ -62,14 +65,17 @@ def read_patch(app_id: str, subscription_id: str, body: bytes) -> bytes:
         patch = _validate_patch(body)
     except ValidationError as error:
         raise _invalid(_described(_details_of(error), update_at=0)) from None
-    value = encode(_update(app_id, subscription_id, patch))
+    update = _update(app_id, subscription_id, patch)
+    value = encode(update if key is None else once(key, update))
     if fault := _fault_of(patch, value):
         raise _invalid([{"pointer": "#", "detail": fault}])
     return value
 
 
-def read_batch(app_id: str, body: bytes, *, partial: bool) -> ReadBatch:
+def read_batch(app_id: str, body: bytes, *, partial: bool, key: bytes | None = None) -> ReadBatch:
     """Return the record values of a batch, in its order.
+
+    With an idempotency key, the update at each place has its effect once.
 
     Raises:
         ProblemError: the body is not JSON, not a batch, or has no good update. Unless `partial`,
@@ -87,7 +93,10 @@ def read_batch(app_id: str, body: bytes, *, partial: bool) -> ReadBatch:
         good = to_json({"updates": [raw[place] for place in places]})
         updates = _validate_batch(good)["updates"] if places else []
 
-    values = [encode(_update(app_id, each["subscription_id"], each)) for each in updates]
+    built = [_update(app_id, each["subscription_id"], each) for each in updates]
+    if key is not None:
+        built = [once(key, each, place) for each, place in zip(built, places, strict=True)]
+    values = [encode(each) for each in built]
     faults = [_fault_of(patch, value) for patch, value in zip(updates, values, strict=True)]
     if any(faults):
         for place, fault in zip(places, faults, strict=True):

@@ -119,6 +119,12 @@ INVALID = Kind(
     "The request cannot be accepted as it is.",
     "Correct what `errors` lists. Nothing was accepted; sending it again changes nothing.",
 )
+KEY_REUSED = Kind(
+    "idempotency-key-reused",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "The idempotency key was used for something else.",
+    "Use a new key for a new request, and the same request for the same key. Nothing was accepted.",
+)
 INTERNAL = Kind(
     "internal",
     HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -141,8 +147,8 @@ OUTCOME_UNKNOWN = Kind(
     "outcome-unknown",
     HTTPStatus.GATEWAY_TIMEOUT,
     "The update may or may not have been accepted.",
-    "It may still take effect. Sending tags and properties again is safe; an increment that is "
-    "sent again may count twice.",
+    "It may still take effect. Sent with an Idempotency-Key, it can be sent again safely. Without "
+    "one, an increment that is sent again may count twice.",
 )
 
 KINDS: Final = {
@@ -162,6 +168,7 @@ KINDS: Final = {
         TOO_MANY,
         UNSUPPORTED_MEDIA_TYPE,
         INVALID,
+        KEY_REUSED,
         INTERNAL,
         BUSY,
         UNREACHABLE,

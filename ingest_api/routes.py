@@ -9,6 +9,7 @@ from starlette.responses import Response
 from ingest_api.auth import Access
 from ingest_api.bodies import BodyReader
 from ingest_api.direct_routes import DirectRoute
+from ingest_api.idempotency import FIELD, KEY_LENGTH_MAX, KEY_PATTERN, UsedKeys, key_of
 from ingest_api.limits import Limits
 from ingest_api.openapi import SECURITY, json_body, problems
 from ingest_api.parameters import AppId, SubscriptionId
@@ -20,6 +21,7 @@ from ingest_api.problems import (
     INCOMPLETE,
     INTERNAL,
     INVALID,
+    KEY_REUSED,
     METHOD_NOT_ALLOWED,
     NOT_GZIP,
     NOT_JSON,
@@ -50,6 +52,7 @@ _FAILURES: Final = (
     TOO_MANY,
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,
+    KEY_REUSED,
     INTERNAL,
     BUSY,
     UNREACHABLE,
@@ -63,6 +66,19 @@ Prefer = Annotated[
     Header(
         description="`wait=5` holds the answer for up to 5 seconds, until the update is applied.",
         examples=["wait=5"],
+    ),
+]
+Key = Annotated[
+    str | None,
+    Header(
+        alias=FIELD,
+        description="Anything new for each request, such as a UUID. Sent again with the same key "
+        "and body within a day, the request has its effect once; with another body it is refused. "
+        "A key counts for one subscription, and in a batch for each place: send all of it again.",
+        min_length=1,
+        max_length=KEY_LENGTH_MAX,
+        pattern=KEY_PATTERN,
+        examples=["8c7a1b52-0f3d-4e69-9b1c-5d2e6a7f8b90"],
     ),
 ]
 Partial = Annotated[
@@ -81,9 +97,17 @@ def update_routes(
     limits: Limits,
     receipts: ReceiptDesk,
     bodies: BodyReader,
+    used_keys: UsedKeys,
 ) -> APIRouter:
     """Return the routes that take updates."""
     router = APIRouter(route_class=DirectRoute, tags=["Updates"])
+
+    async def publish(app_id: str, values: list[bytes], key: bytes | None, scope: str) -> list[str]:
+        """Store updates; a key is used up in its scope by what is stored."""
+        if key is None:
+            return await publisher.publish(app_id, values)
+        with used_keys.using(key, scope, values):
+            return await publisher.publish(app_id, values)
 
     @router.post(
         "/v1/apps/{app_id}/subscriptions/batch",
@@ -95,7 +119,10 @@ def update_routes(
         openapi_extra=json_body("Batch", lines="BatchItem") | SECURITY,
     )
     async def update_subscriptions(
-        request: Request, app_id: AppId, partial: Partial = False
+        request: Request,
+        app_id: AppId,
+        partial: Partial = False,
+        idempotency_key: Key = None,  # noqa: ARG001 - documents what is read from the request
     ) -> Response:
         """Change up to 1,000 subscriptions of one app, in the order given.
 
@@ -106,12 +133,13 @@ def update_routes(
         errors count the lines as if it had.
         """
         app_id = access.to_app(request, "update", app_id)
+        key = key_of(request)
         partial = _flag(request, "partial", default=partial)
         limits.check_app(app_id)
-        batch = read_batch(app_id, await bodies.read_batch(request), partial=partial)
+        batch = read_batch(app_id, await bodies.read_batch(request), partial=partial, key=key)
         limits.take_batch(app_id, batch.subscription_ids, batch.places)
         try:
-            receipts = await publisher.publish(app_id, batch.values)
+            receipts = await publish(app_id, batch.values, key, app_id)
         except PartlyPublished as error:
             raise transient_problem(
                 error, _results(batch, error.receipts, unknown=error.unknown)
@@ -134,6 +162,7 @@ def update_routes(
         app_id: AppId,
         subscription_id: SubscriptionId,
         prefer: Prefer = None,  # noqa: ARG001 - documents what is read from the request
+        idempotency_key: Key = None,  # noqa: ARG001 - likewise
     ) -> Response:
         """Change tags and properties of one subscription, and add to its counters.
 
@@ -145,9 +174,10 @@ def update_routes(
             )
         app_id = access.to_app(request, "update", app_id)
         subscription_id = canonical_id("subscription_id", subscription_id)
+        key = key_of(request)
         limits.take(app_id, subscription_id)
-        value = read_patch(app_id, subscription_id, await bodies.read(request))
-        [receipt] = await publisher.publish(app_id, [value])
+        value = read_patch(app_id, subscription_id, await bodies.read(request), key)
+        [receipt] = await publish(app_id, [value], key, app_id + subscription_id)
         wait_s = preferred_wait_s(request)
         if wait_s is None:
             return _accepted({"receipt": receipt})

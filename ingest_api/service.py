@@ -8,6 +8,7 @@ import structlog
 from ingest_api.app import create_app
 from ingest_api.auth import keep_current, open_access
 from ingest_api.health import Readiness
+from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
 from ingest_api.observed import ObservedApp, ObservedPublisher, reads
 from ingest_api.publisher import open_publisher
@@ -47,6 +48,7 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
             limits=Limits(settings.limits),
             receipts=receipts,
             body=settings.body,
+            used_keys=UsedKeys(settings.idempotency),
         )
         served = ObservedApp(app, tracer, settings.telemetry.trace_ratio)
         sources = reads(served, observed, publisher.in_flight, settings.produce, readiness)

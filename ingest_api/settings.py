@@ -175,6 +175,18 @@ class ReceiptSettings(FrozenModel):
     )
 
 
+class IdempotencySettings(FrozenModel):
+    """How idempotency keys are remembered that were used with another body."""
+
+    keys_max: int = Field(
+        100_000,
+        ge=0,
+        le=10_000_000,
+        description="Idempotency keys that are remembered, the newest, for an answer at once; "
+        "about 250 bytes each. What is not remembered is found where it is applied.",
+    )
+
+
 class TelemetrySettings(FrozenModel):
     """What is told about the work; where traces and metrics go is up to `OTEL_…` variables."""
 
@@ -200,6 +212,7 @@ class IngestSettings(ServiceSettings):
     body: BodySettings = BodySettings()
     produce: ProduceSettings = ProduceSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     shutdown_delay_s: float = Field(
         0,

@@ -5,7 +5,8 @@ The value of a record is JSON, readable with kcat:
     {"schema":1,"app_id":"…","subscription_id":"…","tags":{"plan":"pro","old":null},
      "properties":{"language":"en"},"increment":{"session_count":1},"increment_tags":{"level":2}}
 
-`null` unsets. Within one update sets come first and increments are added on top.
+`null` unsets. Within one update sets come first and increments are added on top. One that was sent
+with an idempotency key also has `"once":{"key":"…","body":"…"}`.
 """
 
 import re
@@ -27,7 +28,23 @@ COUNTERS: Final = ("session_count", "session_time_s")
 Amount = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What one increment may add."""
 
+KEY_KNOWN_FOR_MS: Final = 24 * 3_600_000
+"""How long after its first use an idempotency key is known, by acceptance."""
+
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+"""128 bits in hexadecimal."""
+
 _is_canonical = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
+
+
+class Once(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What tells an update that comes again from one that only has the same idempotency key.
+
+    Digests, of the key and of what the update does. A key counts for one subscription.
+    """
+
+    key: Digest
+    body: Digest
 
 
 class Update(
@@ -52,6 +69,7 @@ class Update(
     properties: Mapping[str, Scalar | None] = {}
     increment: Mapping[str, Amount] = {}
     increment_tags: Mapping[str, Amount] = {}
+    once: Once | None = None
 
 
 _encode = msgspec.json.Encoder().encode

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consumer.folding import RowChange
+from consumer.once import KeyUse, KnownUses
 from consumer.store import Applied
 from shared.errors import Rejected, Transient
+from shared.topology import partition_of
 from shared.updates import Update
 from tests.records import body_of
 from verification.model import ModelRow
@@ -34,8 +36,12 @@ class FakeStore:
     locked: set[tuple[str, str]] = field(default_factory=set)
     inserting: set[tuple[str, str]] = field(default_factory=set)
     statements: list[list[RowChange]] = field(default_factory=list)
+    uses: dict[tuple[str, str, str], tuple[int, KeyUse]] = field(default_factory=dict)
+    """First uses of keys, each with its epoch."""
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         self.statements.append(list(changes))
         if self.outage is not None:
             raise self.outage
@@ -45,10 +51,44 @@ class FakeStore:
         if any(_key(change) in self.locked | self.inserting for change in changes):
             raise Transient("Others hold a lock.", saturation=True, locked=True)
         written = [self._apply(change) for change in changes]
+        wrote = {
+            (change.app_id, change.subscription_id)
+            for change, is_written in zip(changes, written, strict=True)
+            if is_written
+        }
+        for use in first_uses:
+            if (use.app_id, use.subscription_id) in wrote:
+                key = (use.app_id, use.subscription_id, use.once.key)
+                self.uses[key] = (self.topic_epoch, use)
         return Applied([self._position(change) for change in changes], written)
 
     async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
         return [_key(change) in self.locked for change in changes]
+
+    async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
+        if self.outage is not None:
+            raise self.outage
+        found = {key: self.uses[key] for key in keys if key in self.uses}
+        return {
+            key: KeyUse(
+                use.app_id,
+                use.subscription_id,
+                use.once,
+                self._offset(epoch, use.offset),
+                use.accepted_ms,
+            )
+            for key, (epoch, use) in found.items()
+        }
+
+    async def forget_uses(self, before_ms: Mapping[int, int], *, rows_max: int) -> int:
+        old = [
+            key
+            for key, (_, use) in self.uses.items()
+            if use.accepted_ms < before_ms.get(partition_of(use.app_id), 0)
+        ][:rows_max]
+        for key in old:
+            del self.uses[key]
+        return len(old)
 
     def _apply(self, change: RowChange) -> bool:
         key = _key(change)
@@ -79,9 +119,12 @@ class FakeStore:
         row = self.rows.get(_key(change))
         if row is None:
             return None
-        if row.epoch == self.topic_epoch:
-            return row.offset
-        return 2**63 - 1 if row.epoch > self.topic_epoch else -1
+        return self._offset(row.epoch, row.offset)
+
+    def _offset(self, epoch: int, offset: int) -> int:
+        if epoch == self.topic_epoch:
+            return offset
+        return 2**63 - 1 if epoch > self.topic_epoch else -1
 
 
 def _key(change: RowChange) -> tuple[str, str]:

@@ -7,9 +7,10 @@ from fastapi import FastAPI
 from ingest_api.app import create_app
 from ingest_api.auth import Access
 from ingest_api.health import Readiness
+from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
 from ingest_api.receipt_desk import ReceiptDesk
-from ingest_api.settings import NO_LIMITS, BodySettings, ReceiptSettings
+from ingest_api.settings import NO_LIMITS, BodySettings, IdempotencySettings, ReceiptSettings
 from shared.settings import KafkaSettings
 
 
@@ -21,5 +22,6 @@ def app_of(publisher: Any, **parts: Any) -> FastAPI:
         "limits": Limits(NO_LIMITS),
         "receipts": ReceiptDesk(KafkaSettings(), ReceiptSettings()),
         "body": BodySettings(),
+        "used_keys": UsedKeys(IdempotencySettings()),
     }
     return create_app(publisher, **{**defaults, **parts})

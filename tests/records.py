@@ -1,11 +1,11 @@
 """Updates and records for tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.subscription_queue import PendingUpdate
-from shared.updates import Update, encode
+from shared.updates import Once, Update, encode
 
 APP = "00000000-0000-4000-8000-000000000000"
 """An app of partition 0."""
@@ -15,8 +15,13 @@ def subscription(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012x}"
 
 
-def update_of(number: int = 0, app: str = APP, **fields: Mapping[str, Any]) -> Update:
+def update_of(number: int = 0, app: str = APP, **fields: Any) -> Update:
     return Update(schema=1, app_id=app, subscription_id=subscription(number), **fields)
+
+
+def once_of(key: int, body: int = 0) -> Once:
+    """What an update carries that was sent with an idempotency key."""
+    return Once(key=f"{key:032x}", body=f"{body:032x}")
 
 
 @dataclass

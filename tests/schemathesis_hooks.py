@@ -1,6 +1,8 @@
 """What schemathesis needs to be told of our API; it is named by `SCHEMATHESIS_HOOKS`."""
 
 import json
+import re
+import uuid
 from typing import Any
 
 import schemathesis
@@ -11,3 +13,11 @@ def one_a_line(_context: Any, value: Any) -> bytes:
     """Send a batch in lines."""
     lines = value if isinstance(value, list) else [value]
     return b"\n".join(json.dumps(each).encode() for each in lines)
+
+
+@schemathesis.hook
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
+    """Send no good key twice: for another body it would be refused, as documented."""
+    key = (case.headers or {}).get("Idempotency-Key")
+    if isinstance(key, str) and re.fullmatch("[!-~]{1,255}", key):
+        case.headers["Idempotency-Key"] = f"{key[:200]}{uuid.uuid4()}"

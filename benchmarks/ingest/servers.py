@@ -17,10 +17,11 @@ import uvloop
 from ingest_api.app import create_app
 from ingest_api.auth import Access
 from ingest_api.health import Readiness
+from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
 from ingest_api.publishing import Publisher
 from ingest_api.receipt_desk import ReceiptDesk
-from ingest_api.settings import NO_LIMITS, BodySettings, ReceiptSettings
+from ingest_api.settings import NO_LIMITS, BodySettings, IdempotencySettings, ReceiptSettings
 from shared.serving import serving
 from shared.settings import KafkaSettings, ListenSettings, read_shard_map
 from shared.topology import partition_of
@@ -92,6 +93,7 @@ async def _serve(kind: str, shard_map: Path, port: int) -> None:
             limits=Limits(NO_LIMITS),
             receipts=ReceiptDesk(KafkaSettings(), ReceiptSettings()),
             body=BodySettings(),
+            used_keys=UsedKeys(IdempotencySettings()),
         )
         async with serving(app, ListenSettings(port=port)):
             # As the real one does at its start.

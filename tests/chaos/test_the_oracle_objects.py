@@ -5,7 +5,7 @@ else is as always: the real broker, the real shards, and the same judge as for a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import consumer.store
 from consumer.dead_letters import DeadLetterTopic
 from consumer.folding import RowChange
 from consumer.offsets import OffsetTracker
+from consumer.once import KeyUse, KnownUses
 from consumer.service import run
 from consumer.settings import ConsumerSettings, WriteSettings
 from consumer.shard_writer import Store
@@ -190,6 +191,17 @@ class Wrapped:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        return await self._store.apply(changes, first_uses)
+
+    async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
+        return await self._store.first_uses(keys)
+
+    async def forget_uses(self, before_ms: Mapping[int, int], *, rows_max: int) -> int:
+        return await self._store.forget_uses(before_ms, rows_max=rows_max)
+
     async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
         return await self._store.find_locked(changes)
 
@@ -201,10 +213,12 @@ class HoldingUp(Wrapped):
         super().__init__(store)
         self._held_up = held_up
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         if any(change.subscription_id == self._held_up for change in changes):
             await asyncio.Event().wait()
-        return await self._store.apply(changes)
+        return await super().apply(changes, first_uses)
 
 
 async def test_rule_2_a_commit_above_an_open_offset(
@@ -227,7 +241,9 @@ async def test_rule_2_a_commit_above_an_open_offset(
 class WriteBehind(Wrapped):
     """A store that says it has written what it only means to write."""
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         return Applied([each.last_offset for each in changes], [True] * len(changes))
 
 

@@ -12,13 +12,14 @@ import pytest
 from pydantic import SecretStr
 
 from consumer.folding import RowChange, fold
+from consumer.once import KeyUse, KnownUses
 from consumer.store import APPLIED_BEFORE, Applied, ShardStore, open_store
 from shared.errors import Rejected, Transient
 from shared.settings import ShardDirectory
 from shared.topology import ShardMap
 from shared.updates import Update
 from tests.fake_store import NUL, FakeStore
-from tests.records import APP, body_of, pending_of, subscription, update_of
+from tests.records import APP, body_of, once_of, pending_of, subscription, update_of
 from verification.model import model_of
 from verification.oracle import read_rows
 
@@ -27,10 +28,26 @@ def change_of(first_offset: int, *updates: Update) -> RowChange:
     return fold([pending_of(first_offset + i, update) for i, update in enumerate(updates)])
 
 
+def use_of(key: int, offset: int, number: int = 1, body: int = 0, at_ms: int = 0) -> KeyUse:
+    return KeyUse(APP, subscription(number), once_of(key, body), offset, at_ms)
+
+
+def asked_for(keys: Sequence[int], number: int) -> Sequence[tuple[str, str, str]]:
+    return [(APP, subscription(number), once_of(key).key) for key in keys]
+
+
 class Shard(Protocol):
     """A store, another of a later topic epoch over the same rows, and a way to look at them."""
 
-    async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied: ...
+    async def apply(
+        self,
+        *changes: RowChange,
+        epoch: int = 0,
+        create: bool = True,
+        uses: Sequence[KeyUse] = (),
+    ) -> Applied: ...
+    async def known(self, *keys: int, number: int = 1) -> KnownUses: ...
+    async def forget(self, before_ms: int, rows_max: int = 100) -> int: ...
     async def find_locked(self, *changes: RowChange) -> Sequence[bool]: ...
     async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None: ...
     def locking(self, number: int) -> AbstractAsyncContextManager[None]:
@@ -59,9 +76,22 @@ class FakeShard:
         yield
         self._store.inserting.clear()
 
-    async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied:
+    async def apply(
+        self,
+        *changes: RowChange,
+        epoch: int = 0,
+        create: bool = True,
+        uses: Sequence[KeyUse] = (),
+    ) -> Applied:
         self._store.topic_epoch, self._store.create_missing = epoch, create
-        return await self._store.apply(changes)
+        return await self._store.apply(changes, uses)
+
+    async def known(self, *keys: int, number: int = 1) -> KnownUses:
+        self._store.topic_epoch = 0
+        return await self._store.first_uses(asked_for(keys, number))
+
+    async def forget(self, before_ms: int, rows_max: int = 100) -> int:
+        return await self._store.forget_uses({0: before_ms, 1: 2**50}, rows_max=rows_max)
 
     async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
         row = self._store.rows.get((APP, subscription(number)))
@@ -83,8 +113,21 @@ class RealShard:
         self._stack = stack
         self._stores: dict[tuple[int, bool], ShardStore] = {}
 
-    async def apply(self, *changes: RowChange, epoch: int = 0, create: bool = True) -> Applied:
-        return await (await self._store(epoch, create=create)).apply(changes)
+    async def apply(
+        self,
+        *changes: RowChange,
+        epoch: int = 0,
+        create: bool = True,
+        uses: Sequence[KeyUse] = (),
+    ) -> Applied:
+        return await (await self._store(epoch, create=create)).apply(changes, uses)
+
+    async def known(self, *keys: int, number: int = 1) -> KnownUses:
+        return await (await self._store(0, create=True)).first_uses(asked_for(keys, number))
+
+    async def forget(self, before_ms: int, rows_max: int = 100) -> int:
+        store = await self._store(0, create=True)
+        return await store.forget_uses({0: before_ms, 1: 2**50}, rows_max=rows_max)
 
     async def find_locked(self, *changes: RowChange) -> Sequence[bool]:
         return await (await self._store(0, create=True)).find_locked(changes)
@@ -228,6 +271,64 @@ class StoreContract:
         assert later == Applied([0], [True])
         assert earlier == Applied([APPLIED_BEFORE], [False])
         assert await shard.row(1) == ({"n": Decimal(2)}, {})
+
+    async def test_a_key_is_kept_with_the_change_that_used_it(self, shard: Shard) -> None:
+        change = change_of(5, update_of(1, increment={"session_count": 1}))
+        use = use_of(7, offset=5, body=3, at_ms=1_700_000_000_123)
+
+        assert await shard.known(7) == {}
+        applied = await shard.apply(change, uses=[use])
+
+        assert applied == Applied([5], [True])
+        assert await shard.known(7, 8) == {(APP, subscription(1), use.once.key): use}
+        assert await shard.known(7, number=2) == {}
+
+    async def test_no_key_is_kept_of_a_change_that_does_not_apply(self, shard: Shard) -> None:
+        await shard.apply(change_of(9, update_of(1)))
+
+        older = await shard.apply(
+            change_of(8, update_of(1), update_of(1)),
+            change_of(8, update_of(2)),
+            uses=[use_of(1, offset=9), use_of(2, offset=8, number=2)],
+        )
+        missing = await shard.apply(
+            change_of(10, update_of(3)), create=False, uses=[use_of(3, offset=10, number=3)]
+        )
+        with pytest.raises(Rejected):
+            await shard.apply(
+                change_of(11, update_of(1, tags={"bad": NUL})), uses=[use_of(4, offset=11)]
+            )
+
+        assert older == Applied([9, 8], [False, True])
+        assert missing == Applied([None], [False])
+        assert await shard.known(1, 4) == {}
+        assert len(await shard.known(2, number=2)) == 1
+        assert await shard.known(3, number=3) == {}
+
+    async def test_a_key_that_is_used_anew_is_known_by_its_last_use(self, shard: Shard) -> None:
+        await shard.apply(change_of(0, update_of(1)), uses=[use_of(1, offset=0, body=1)])
+        again = use_of(1, offset=6, body=2, at_ms=9)
+
+        await shard.apply(change_of(5, update_of(1), update_of(1)), uses=[again])
+
+        assert list((await shard.known(1)).values()) == [again]
+
+    async def test_uses_of_other_topic_epochs_are_before_or_after_all(self, shard: Shard) -> None:
+        await shard.apply(change_of(900, update_of(1)), uses=[use_of(1, offset=900)], epoch=0)
+        await shard.apply(change_of(4, update_of(2)), uses=[use_of(2, 4, number=2)], epoch=1)
+
+        [later] = (await shard.known(2, number=2)).values()
+
+        assert later.offset == APPLIED_BEFORE
+
+    async def test_old_uses_are_forgotten_by_partition_a_few_at_a_time(self, shard: Shard) -> None:
+        uses = [use_of(key, offset=key, at_ms=1_000 * key) for key in range(6)]
+        await shard.apply(change_of(0, *[update_of(1)] * 6), uses=uses)
+
+        forgotten = [await shard.forget(4_000, rows_max=3) for _ in range(3)]
+
+        assert forgotten == [3, 1, 0]
+        assert {use.offset for use in (await shard.known(*range(6))).values()} == {4, 5}
 
     async def test_data_that_is_refused_takes_nothing_of_its_statement_along(
         self, shard: Shard

@@ -10,12 +10,13 @@ import pytest
 from fastapi import FastAPI
 
 from ingest_api.health import Readiness
+from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
-from ingest_api.problems import KINDS
-from ingest_api.settings import BodySettings, LimitSettings
+from ingest_api.problems import KINDS, ProblemError
+from ingest_api.settings import BodySettings, IdempotencySettings, LimitSettings
 from shared.errors import Transient
 from shared.topology import partition_of
-from shared.updates import decode
+from shared.updates import Once, decode
 from tests.fake_publisher import FakePublisher
 from tests.ingest_apps import app_of
 from tests.records import subscription
@@ -25,6 +26,7 @@ SUBSCRIPTION = "1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680"
 ONE = f"/v1/apps/{APP}/subscriptions/{SUBSCRIPTION}"
 BATCH = f"/v1/apps/{APP}/subscriptions/batch"
 JSON = {"content-type": "application/json"}
+WITH_KEY = {"idempotency-key": "k-1"}
 PARTITION = partition_of(APP)
 
 
@@ -412,6 +414,88 @@ async def client_patch(app: FastAPI) -> httpx.Response:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
         return await client.patch(ONE, json={"tags": {"a": 1}})
+
+
+def once_in(publisher: FakePublisher) -> list[Once | None]:
+    return [decode(value, PARTITION).once for value in publisher.values]
+
+
+async def test_a_request_with_a_key_says_so_in_its_record_and_one_without_does_not(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    body = {"tags": {"a": 1}}
+    await client.patch(ONE, json=body)
+    await client.patch(ONE, json=body, headers=WITH_KEY)
+    again = await client.patch(ONE, content=b'{"tags" : {"a":1}}', headers=JSON | WITH_KEY)
+    await client.patch(ONE, json=body, headers={"idempotency-key": "k-2"})
+    await client.post(BATCH, json={"updates": [GOOD, GOOD]}, headers=WITH_KEY)
+
+    assert again.status_code == 202
+    plain, first, second, third, *of_a_batch = once_in(publisher)
+    assert plain is None
+    assert first == second
+    assert first is not None
+    assert third is not None
+    assert (first.key != third.key, first.body) == (True, third.body)
+    keys = {each.key for each in of_a_batch if each}
+    assert len({first.key, *keys}) == 3
+    assert {each.body for each in of_a_batch if each} == {first.body}
+
+
+async def test_a_key_that_was_used_for_another_body_is_422_and_nothing_is_stored(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    await client.patch(ONE, json={"tags": {"a": 1}}, headers=WITH_KEY)
+    await client.post(BATCH, json={"updates": [GOOD]}, headers=WITH_KEY)
+
+    one = await client.patch(ONE, json={"tags": {"a": 2}}, headers=WITH_KEY)
+    batch = await client.post(BATCH, json={"updates": [GOOD, GOOD]}, headers=WITH_KEY)
+    elsewhere = await client.patch(
+        ONE.replace(SUBSCRIPTION, subscription(1)), json={"tags": {"a": 2}}, headers=WITH_KEY
+    )
+
+    problem_of(one, 422, "idempotency-key-reused")
+    problem_of(batch, 422, "idempotency-key-reused")
+    assert elsewhere.status_code == 202
+    assert len(publisher.values) == 3
+
+
+async def test_a_key_is_used_up_by_what_may_be_stored_and_by_nothing_else(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    async def answer(value: int) -> int:
+        answer = await client.patch(ONE, json={"tags": {"a": value}}, headers=WITH_KEY)
+        return answer.status_code
+
+    publisher.failure = Transient("away")
+    not_stored = await answer(1)
+    publisher.failure = Transient("late", outcome_unknown=True)
+    unknown = await answer(2)
+    publisher.failure = None
+
+    assert (not_stored, unknown) == (503, 504)
+    assert (await answer(1), await answer(2)) == (422, 202)
+
+
+async def test_the_oldest_key_is_forgotten_first_and_each_after_a_day() -> None:
+    clock = Clock()
+    keys = UsedKeys(IdempotencySettings(keys_max=2), clock)
+
+    def used(name: bytes, value: bytes) -> bool:
+        try:
+            with keys.using(name, "scope", [value]):
+                return True
+        except ProblemError:
+            return False
+
+    assert used(b"1", b"a")
+    clock.now += 3_600
+    assert [used(b"1", b"a"), used(b"2", b"a"), used(b"2", b"b")] == [True, True, False]
+    clock.now += 23 * 3_600 - 1
+    assert not used(b"1", b"b")
+    clock.now += 1
+    assert used(b"1", b"b")
+    assert [used(b"3", b"a"), used(b"2", b"b"), used(b"3", b"b")] == [True, True, False]
 
 
 async def test_an_unknown_path_is_404(client: httpx.AsyncClient) -> None:

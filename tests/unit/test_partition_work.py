@@ -8,7 +8,8 @@ from consumer.dead_letter_guard import GuardBounds
 from consumer.partition_work import PartitionWork
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
-from tests.records import StubRecord, record_of, update_of
+from shared.holds import HoldKey, HoldState, HoldView
+from tests.records import APP, StubRecord, record_of, update_of
 
 
 class Ready:
@@ -294,3 +295,32 @@ def test_a_poll_with_some_poison_does_not_stop_its_partition() -> None:
 
     assert not work.stopped
     assert len(setup.given_up) == 100
+
+
+def test_it_knows_since_when_everything_older_is_done() -> None:
+    setup = Setup()
+    work = setup.work()
+    before = work.done_before_ms
+    work.receive(records(0, 6, numbers=2))
+    while_waiting = work.done_before_ms
+
+    work.complete(setup.ready.queues[0], 3)
+    setup.ready.queues[0].state = QueueState.WRITING
+    work.release(setup.ready.queues[0])
+    half = work.done_before_ms
+    work.complete(setup.ready.queues[1], 3)
+    work.release(setup.ready.queues[1])
+
+    first_ms = record_of(0, update_of(0)).timestamp
+    assert (before, while_waiting, half) == (None, first_ms, first_ms + 1)
+    assert work.done_before_ms == first_ms + 5
+
+
+def test_what_is_held_back_may_be_of_any_age() -> None:
+    work = Setup().work()
+    work.receive(records(0, 1))
+    work.diversion.follow(
+        [HoldView(HoldKey(APP), "1", HoldState.HOLDING, "", since_ms=0, by="", read_from=0)]
+    )
+
+    assert work.done_before_ms is None

@@ -11,6 +11,7 @@ from consumer.budget import BudgetBounds, ShardBudget
 from consumer.dead_letter_guard import GuardBounds
 from consumer.folding import RowChange
 from consumer.observer import FlushObserver
+from consumer.once import KeyUse
 from consumer.pace import Pace, PaceBounds
 from consumer.partition_work import PartitionWork
 from consumer.shard_writer import FlushBounds, ShardWriter
@@ -19,7 +20,7 @@ from consumer.subscription_queue import Record
 from shared.errors import Rejected, Transient
 from shared.updates import Update
 from tests.fake_store import NUL, FakeStore
-from tests.records import APP, body_of, record_of, subscription, update_of
+from tests.records import APP, body_of, once_of, record_of, subscription, update_of
 from tests.unit.strategies import updates
 from verification.model import model_of
 
@@ -134,14 +135,16 @@ class GatedStore(FakeStore):
         self.started = asyncio.Semaphore(0)
         self.being_written: set[str] = set()
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         rows = {change.subscription_id for change in changes}
         assert not rows & self.being_written
         self.being_written |= rows
         self.started.release()
         await self.gate.acquire()
         self.being_written -= rows
-        return await super().apply(changes)
+        return await super().apply(changes, first_uses)
 
 
 async def test_two_writes_to_one_subscription_never_run_at_once() -> None:
@@ -214,10 +217,12 @@ async def test_after_an_outage_the_oldest_are_written_first() -> None:
 class TimeOutStore(FakeStore):
     """Runs into its time-out with every statement that has the first row."""
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         if subscription(0) in rows_of(changes):
             raise Transient("57014")
-        return await super().apply(changes)
+        return await super().apply(changes, first_uses)
 
 
 async def test_a_flush_that_may_fail_for_its_rows_leaves_the_others_their_turn() -> None:
@@ -305,12 +310,14 @@ class HalfBusyStore(FakeStore):
 
     busy: int = 0
 
-    async def apply(self, changes: Sequence[RowChange]) -> Applied:
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
         rows = {change.subscription_id for change in changes}
         if self.busy and subscription(3) in rows and subscription(0) not in rows:
             self.busy -= 1
             raise Transient("busy", saturation=True)
-        return await super().apply(changes)
+        return await super().apply(changes, first_uses)
 
 
 async def test_a_poisoned_update_counts_once_however_often_its_flush_fails() -> None:
@@ -483,3 +490,53 @@ async def test_an_abort_during_a_pause_ends_the_pause() -> None:
         shard.writer.abort()
 
         await shard.work.idle.wait()
+
+
+async def test_what_comes_again_under_its_key_counts_once_in_one_fold_and_in_two() -> None:
+    one = update_of(0, increment={"session_count": 1}, once=once_of(1))
+    shard = Shard()
+    shard.receive(one, update_of(0, increment={"session_count": 10}), one)
+    await shard.settle()
+
+    shard.receive(one, update_of(0, increment={"session_count": 100}), first=3)
+    await shard.settle()
+
+    assert shard.store.rows[APP, subscription(0)].properties == {"session_count": 111}
+    assert len(shard.store.statements) == 2
+    assert (shard.work.committable, shard.graveyard.offsets) == (5, [])
+
+
+async def test_a_reused_key_is_given_up_in_its_turn_and_never_stops_its_partition() -> None:
+    count = 300
+    shard = Shard()
+    shard.receive(
+        *[
+            update_of(0, increment={"session_count": 1}, once=once_of(1, body))
+            for body in range(count)
+        ],
+        update_of(0, tags={"last": True}),
+        update_of(1, tags={"n": 1}),
+    )
+
+    await shard.settle()
+
+    row = shard.store.rows[APP, subscription(0)]
+    assert (row.tags, row.properties) == ({"last": True}, {"session_count": 1})
+    assert shard.graveyard.offsets == list(range(1, count))
+    assert not shard.work.stopped
+
+
+async def test_an_update_that_is_refused_uses_up_no_key() -> None:
+    shard = Shard()
+    shard.receive(
+        update_of(0, tags={"bad": NUL}, once=once_of(1)),
+        *[update_of(n, tags={"n": n}, once=once_of(2)) for n in (1, 2, 1)],
+    )
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [0]
+    assert {(use.subscription_id, use.offset) for _, use in shard.store.uses.values()} == {
+        (subscription(1), 1),
+        (subscription(2), 2),
+    }

@@ -5,7 +5,7 @@ from hypothesis import given
 
 from shared.errors import Rejected
 from shared.updates import Update, decode, encode
-from tests.records import APP, subscription, update_of
+from tests.records import APP, once_of, subscription, update_of
 from tests.unit.strategies import updates
 
 VALID = {"schema": 1, "app_id": APP, "subscription_id": subscription(1)}
@@ -22,6 +22,15 @@ def test_the_wire_is_readable_json_without_empty_fields() -> None:
     assert json.loads(value) == {**VALID, "tags": {"plan": "pro", "old": None}}
 
 
+def test_an_idempotency_key_is_beside_the_update() -> None:
+    update = update_of(1, tags={"plan": "pro"}, once=once_of(1, 2))
+
+    value = encode(update)
+
+    assert json.loads(value)["once"] == {"key": f"{1:032x}", "body": f"{2:032x}"}
+    assert decode(value, 0) == update
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -36,6 +45,8 @@ def test_the_wire_is_readable_json_without_empty_fields() -> None:
         json.dumps({key: VALID[key] for key in ("app_id", "subscription_id")}).encode(),
         json.dumps({**VALID, "surprise": 1}).encode(),
         json.dumps({**VALID, "tags": [1]}).encode(),
+        json.dumps({**VALID, "once": {"key": "0" * 32}}).encode(),
+        json.dumps({**VALID, "once": {"key": "x", "body": "0" * 32}}).encode(),
         json.dumps({**VALID, "tags": {"a": {"nested": 1}}}).encode(),
         json.dumps({**VALID, "increment": {"session_count": 1.5}}).encode(),
         json.dumps({**VALID, "increment": {"session_count": True}}).encode(),
