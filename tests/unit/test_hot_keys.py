@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.hot_keys import FrequentKeys, HotKey, HotKeys
+from consumer.observer import FlushObserver
+from consumer.subscription_queue import PendingUpdate, SubscriptionQueue
+from tests.records import APP, StubRecord, subscription, update_of
 
 batches = st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=40)
 
@@ -57,3 +61,41 @@ def test_what_was_hot_two_windows_ago_is_forgotten() -> None:
     assert [each.key for each in both] == ["old", "new"]
     assert [each.key for each in keys.top(2)] == ["new"]
     assert keys.seconds == 61
+
+
+@dataclass
+class Row:
+    queue: SubscriptionQueue
+    count: int
+
+
+flushes = st.lists(
+    st.dictionaries(st.integers(0, 99), st.integers(1, 60), min_size=1), min_size=1, max_size=5
+)
+"""Of each flush how many updates of which subscriptions it wrote."""
+
+
+@given(flushes)
+def test_what_flushes_say_of_a_row_is_true_and_exact_while_few_are_written(
+    written: Sequence[dict[int, int]],
+) -> None:
+    observer = FlushObserver(["shard-0"], clock=Clock())
+    true: Counter[tuple[str, str]] = Counter()
+
+    for flush in written:
+        folds = [
+            [PendingUpdate(StubRecord(offset, b""), update_of(number)) for offset in range(count)]
+            for number, count in flush.items()
+        ]
+        rows = [Row(SubscriptionQueue((APP, subscription(n)), []), flush[n]) for n in flush]
+        observer.written("shard-0", rows, folds, took_s=0.1, pool_wait_s=0.0)
+        true.update({row.queue.key: row.count for row in rows})
+
+    said = {each.key: each for each in observer.subscriptions.top(100)}
+    for key, each in said.items():
+        assert each.low <= true[key] <= each.high
+    if max(sum(flush.values()) for flush in written) <= 64:
+        assert {key: (each.low, each.high) for key, each in said.items()} == {
+            key: (count, count) for key, count in true.items()
+        }
+    assert observer.subscriptions.total == observer.apps.top(1)[0].low == sum(true.values())
