@@ -19,6 +19,7 @@ from opentelemetry.trace import (
 
 from ingest_api.health import Readiness
 from ingest_api.in_flight import InFlight
+from ingest_api.limits import Counts
 from ingest_api.publisher import PartlyPublished
 from ingest_api.settings import ProduceSettings
 from shared.errors import Transient
@@ -200,7 +201,9 @@ def reads(
     publisher: ObservedPublisher,
     in_flight: InFlight,
     bounds: ProduceSettings,
+    *,
     readiness: Readiness,
+    counts: Counts,
 ) -> Mapping[Metric, Read]:
     """Return how each metric of the ingest API is read."""
 
@@ -223,5 +226,6 @@ def reads(
         Ingest.in_flight_limit: lambda: [(bounds.updates_in_flight_max, {})],
         Ingest.in_flight_bytes: lambda: [(in_flight.bytes, {})],
         Ingest.in_flight_bytes_limit: lambda: [(bounds.bytes_in_flight_max, {})],
+        Ingest.limits_alone: lambda: [(counts.alone, {})],
         Ingest.ready: lambda: [(float(readiness.reason() is None), {})],
     }

@@ -113,7 +113,7 @@ def onesignal_routes(
         app_id: str, subscription_id: str, tags: Any, properties: Mapping[str, Any]
     ) -> dict[str, str]:
         """Store what we keep, if anything; return header fields."""
-        limits.take(app_id, subscription_id)
+        await limits.take(app_id, subscription_id)
         patch = {} if tags is None else {"tags": tags}
         patch |= {"properties": properties} if properties else {}
         if not any(patch.values()) and tags in (None, {}):

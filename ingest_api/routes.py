@@ -135,9 +135,9 @@ def update_routes(
         app_id = access.to_app(request, "update", app_id)
         key = key_of(request)
         partial = _flag(request, "partial", default=partial)
-        limits.check_app(app_id)
+        await limits.check_app(app_id)
         batch = read_batch(app_id, await bodies.read_batch(request), partial=partial, key=key)
-        limits.take_batch(app_id, batch.subscription_ids, batch.places)
+        await limits.take_batch(app_id, batch.subscription_ids, batch.places)
         try:
             receipts = await publish(app_id, batch.values, key, app_id)
         except PartlyPublished as error:
@@ -175,7 +175,7 @@ def update_routes(
         app_id = access.to_app(request, "update", app_id)
         subscription_id = canonical_id("subscription_id", subscription_id)
         key = key_of(request)
-        limits.take(app_id, subscription_id)
+        await limits.take(app_id, subscription_id)
         value = read_patch(app_id, subscription_id, await bodies.read(request), key)
         [receipt] = await publish(app_id, [value], key, app_id + subscription_id)
         wait_s = preferred_wait_s(request)

@@ -7,6 +7,7 @@ import structlog
 
 from ingest_api.app import create_app
 from ingest_api.auth import keep_current, open_access
+from ingest_api.counting import open_counts
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
@@ -31,6 +32,7 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
     access = open_access(settings)
     async with (
         open_tracer(_SERVICE) as tracer,
+        open_counts(settings.limits) as counts,
         open_publisher(settings) as publisher,
         asyncio.TaskGroup() as tasks,
     ):
@@ -45,13 +47,20 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
             observed,
             readiness,
             access=access,
-            limits=Limits(settings.limits),
+            limits=Limits(settings.limits, counts),
             receipts=receipts,
             body=settings.body,
             used_keys=UsedKeys(settings.idempotency),
         )
         served = ObservedApp(app, tracer, settings.telemetry.trace_ratio)
-        sources = reads(served, observed, publisher.in_flight, settings.produce, readiness)
+        sources = reads(
+            served,
+            observed,
+            publisher.in_flight,
+            settings.produce,
+            readiness=readiness,
+            counts=counts,
+        )
         async with (
             open_telemetry(_SERVICE, sources) as telemetry,
             serving(served, settings.listen, settings.http) as port,

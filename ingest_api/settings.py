@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from shared.logs import LogLevel
 from shared.serving import HttpSettings
@@ -42,7 +42,7 @@ class BodySettings(FrozenModel):
 
 
 class LimitSettings(FrozenModel):
-    """How fast updates may come, in one process: divide by the number of processes."""
+    """How fast updates may come: in one process, unless a store counts for all of them."""
 
     app_updates_per_s: float = Field(
         1_000, ge=0, le=1e6, description="Updates of one app a second; 0 sets no limit."
@@ -52,6 +52,18 @@ class LimitSettings(FrozenModel):
     )
     burst_s: float = Field(
         5, gt=0, le=3_600, description="Seconds' worth of updates that may come at once."
+    )
+    store_url: SecretStr | None = Field(
+        None,
+        description="A server that speaks Redis's protocol and counts for all processes, such as "
+        "rediss://user:password@host:6379/0. Without one each process counts for itself.",
+    )
+    store_timeout_ms: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="How long it may take to answer; after that each process counts for itself "
+        "for a second, and nobody is refused on its account.",
     )
 
 

@@ -255,6 +255,12 @@ class Ingest:
     in_flight_bytes_limit = Metric(
         "tidemark.ingest.in_flight.size_limit", _G, "By", "As `produce.bytes_in_flight_max`."
     )
+    limits_alone = Metric(
+        "tidemark.ingest.limits.counted_alone",
+        _C,
+        "{request}",
+        "Requests that this process counted alone because the store of limits did not answer.",
+    )
     ready = Metric("tidemark.ingest.ready", _G, "", "1 while requests should be sent to it.")
 
 

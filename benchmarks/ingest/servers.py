@@ -19,6 +19,7 @@ from ingest_api.auth import Access
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
+from ingest_api.own_counts import OwnCounts
 from ingest_api.publishing import Publisher
 from ingest_api.receipt_desk import ReceiptDesk
 from ingest_api.settings import NO_LIMITS, BodySettings, IdempotencySettings, ReceiptSettings
@@ -90,7 +91,7 @@ async def _serve(kind: str, shard_map: Path, port: int) -> None:
             publisher,
             Readiness(_Reached()),
             access=Access(None),
-            limits=Limits(NO_LIMITS),
+            limits=Limits(NO_LIMITS, OwnCounts(NO_LIMITS)),
             receipts=ReceiptDesk(KafkaSettings(), ReceiptSettings()),
             body=BodySettings(),
             used_keys=UsedKeys(IdempotencySettings()),

@@ -16,6 +16,7 @@ import pytest
 
 from ingest_api.auth import Access
 from ingest_api.limits import Limits
+from ingest_api.own_counts import OwnCounts
 from ingest_api.settings import LimitSettings
 from shared.serving import HttpSettings, serving
 from shared.settings import ListenSettings
@@ -312,7 +313,8 @@ INPUTS: Final = [
 
 @asynccontextmanager
 async def server(publisher: FakePublisher) -> AsyncIterator[int]:
-    limits = Limits(LimitSettings(app_updates_per_s=0, subscription_updates_per_s=1, burst_s=5))
+    settings = LimitSettings(app_updates_per_s=0, subscription_updates_per_s=1, burst_s=5)
+    limits = Limits(settings, OwnCounts(settings))
     app = app_of(publisher, access=Access(Verifier([KEY])), limits=limits)
     async with serving(app, ListenSettings(port=0), HttpSettings(request_timeout_ms=100)) as port:
         yield port

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
+from ingest_api.own_counts import OwnCounts
 from ingest_api.problems import KINDS, ProblemError
 from ingest_api.settings import BodySettings, IdempotencySettings, LimitSettings
 from shared.errors import Transient
@@ -317,9 +318,8 @@ async def test_a_wrong_line_is_named(client: httpx.AsyncClient) -> None:
 
 async def test_too_fast_is_429_and_says_when_to_come_back(publisher: FakePublisher) -> None:
     clock = Clock()
-    limits = Limits(
-        LimitSettings(app_updates_per_s=3, subscription_updates_per_s=1, burst_s=1), clock
-    )
+    settings = LimitSettings(app_updates_per_s=3, subscription_updates_per_s=1, burst_s=1)
+    limits = Limits(settings, OwnCounts(settings, clock))
     transport = httpx.ASGITransport(app_of(publisher, limits=limits))
     async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
         first = await client.patch(ONE, json={"tags": {"a": 1}})

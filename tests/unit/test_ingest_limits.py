@@ -1,4 +1,4 @@
-from ingest_api.limits import Rate
+from ingest_api.own_counts import Rate
 
 
 def passed(rate: Rate, at: list[float], key: str = "a", cost: int = 1) -> list[bool]:
