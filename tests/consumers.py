@@ -125,6 +125,11 @@ class ServiceProcess:
 
         return await asyncio.to_thread(read)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal that it survives, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and return the exit status."""
         assert self._process is not None

@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from deploy.local.stack import LocalStack
@@ -46,10 +48,10 @@ class System:
         self._shard_map_file = shard_map_file
         self._processes = processes
 
-    async def start(self, instance: str = "consumer-1") -> ServiceProcess:
+    async def start(self, instance: str = "consumer-1", **variables: str) -> ServiceProcess:
         environment = consumer_environment(self.kafka, self._shard_map_file, instance)
         consumer = await self._processes.enter_async_context(
-            service_process("consumer", environment)
+            service_process("consumer", {**environment, **variables})
         )
         await consumer.wait_ready()
         return consumer
@@ -245,6 +247,47 @@ async def test_the_partition_changes_hands_while_a_release_runs(system: System) 
     await system.settle()
 
     assert await system.wrong() == []
+
+
+async def test_a_former_owner_that_stalled_in_the_middle_of_a_release_does_no_harm(
+    system: System, databases: Mapping[str, SecretStr]
+) -> None:
+    """A row that is locked keeps its release in the middle for as long as wanted."""
+    first = await system.start("consumer-1", TIDEMARK_HOLDS__RELEASE_RECORDS_MAX="100")
+    await system.send(200, seed=1, apps=[HOT])
+    await system.settle()
+    await system.hold("add")
+    await until(knows_holds(1), first)
+    await system.send(1_000, seed=2, apps=[HOT, NEIGHBOUR])
+    await system.settle()
+    locker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+    async with locker.transaction():
+        await locker.execute(
+            "SELECT FROM subscriptions WHERE app_id = $1 AND subscription_id = $2 FOR UPDATE",
+            HOT,
+            subscription(3),
+        )
+        await system.hold("release")
+        await until(lambda status: status["shards"]["shard-0"]["locked"] == 1, first)
+        first.send_signal(signal.SIGSTOP)
+    await locker.close()
+
+    second = await system.start("consumer-2")
+    await system.send(500, seed=3, apps=[HOT, NEIGHBOUR])
+    await system.released()
+    await system.hold("add")
+    await until(knows_holds(1), second)
+    await system.send(500, seed=4, apps=[HOT, NEIGHBOUR])
+    await system.settle()
+    held = await read_topic(system.kafka, system.kafka.held_topic)
+    first.send_signal(signal.SIGCONT)
+    await until(lambda status: status["rebalances"] == 2, first)
+
+    assert [each["state"] for each in await system.listed()] == ["holding"]
+    await system.hold("release")
+    await system.released()
+    assert await system.wrong() == []
+    assert len(await read_topic(system.kafka, system.kafka.held_topic)) == len(held)
 
 
 async def test_a_release_waits_for_a_dead_shard_and_for_nothing_else(
