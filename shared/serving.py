@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import uvicorn
 from pydantic import Field
@@ -22,6 +22,13 @@ class HttpSettings(FrozenModel):
 
     connections_max: int = Field(
         4_096, ge=1, le=1_000_000, description="Open connections; one more is answered 503."
+    )
+    turn_bytes_max: int = Field(
+        16 * 2**20,
+        ge=2**16,
+        le=2**34,
+        description="Bytes read in one turn of the event loop of requests that have not arrived as "
+        "a whole; one more is answered 503.",
     )
     head_bytes_max: int = Field(
         16_384, ge=1_024, le=1_048_576, description="Request line and header fields of one request."
@@ -50,11 +57,12 @@ async def serving(
         Misconfigured: the address cannot be bound.
     """
     http = http or HttpSettings()
+    protocol = functools.partial(_BoundedHttp, bounds=http, turn=_Turn())
     with contextlib.closing(_bind(listen)) as listener:
         server = _Server(
             uvicorn.Config(
                 app,
-                http=cast("type[asyncio.Protocol]", functools.partial(_BoundedHttp, bounds=http)),
+                http=cast("type[asyncio.Protocol]", protocol),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -110,6 +118,39 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
 
+class _Turn:
+    """How much was read in this turn of the loop, while nobody could look at any of it.
+
+    One turn reads from every connection that has sent something, before a single request goes on.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, size: int, loop: asyncio.AbstractEventLoop) -> int:
+        """Return how much it is together with `size` more."""
+        if not self._bytes:
+            loop.call_soon(self._end)
+        self._bytes += size
+        return self._bytes
+
+    def _end(self) -> None:
+        self._bytes = 0
+
+
+_LINGER_S: Final = 2.0
+
+
+class _Lingering(asyncio.Protocol):
+    """Keeps nothing of what still comes; a close before it has come would take the answer along."""
+
+    def __init__(self, answered: asyncio.Protocol) -> None:
+        self._answered = answered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._answered.connection_lost(exc)
+
+
 class _HeadTooLarge(Exception):  # noqa: N818 - it only ends the parser's callback
     pass
 
@@ -120,9 +161,10 @@ class _BoundedHttp(HttpToolsProtocol):
     llhttp limits neither the size of a request's head nor the time a request takes to arrive.
     """
 
-    def __init__(self, *, bounds: HttpSettings, **options: Any) -> None:
+    def __init__(self, *, bounds: HttpSettings, turn: _Turn, **options: Any) -> None:
         super().__init__(**options)
         self._bounds = bounds
+        self._turn = turn
         self._arriving = True
         self._in_head = True
         self._bytes_since_head_began = 0
@@ -146,8 +188,18 @@ class _BoundedHttp(HttpToolsProtocol):
         if self._arriving and not self.transport.is_closing():
             if self._in_head and self._bytes_since_head_began > self._bounds.head_bytes_max:
                 self._refuse_head()
+            elif self._keeps_body and self._is_too_much_for_a_turn(len(data)):
+                self._refuse_body()
             elif self._deadline is None:
                 self._set_deadline()
+
+    @property
+    def _keeps_body(self) -> bool:
+        # Once it is answered, what still comes of it is not kept; one that waits is not read.
+        return not (self._in_head or self.cycle.response_complete or self.pipeline)
+
+    def _is_too_much_for_a_turn(self, size: int) -> bool:
+        return self._turn.add(size, self.loop) > self._bounds.turn_bytes_max
 
     def on_message_begin(self) -> None:
         self._arriving = self._in_head = True
@@ -193,6 +245,17 @@ class _BoundedHttp(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _refuse_body(self) -> None:
+        """Answer a request that arrives, and forget what has; the app sees a client that left."""
+        self.cycle.body.clear()
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too much is arriving at once.")
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+        self.transport.set_protocol(_Lingering(self))
+        self.flow.resume_reading()
+
     def _refuse_head(self) -> None:
         self._refuse(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -201,6 +264,10 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer from outside any app, and close."""
+        self._answer(status, detail)
+        self.transport.close()
+
+    def _answer(self, status: HTTPStatus, detail: str) -> None:
         problem = {
             "type": "about:blank",
             "title": status.phrase,
@@ -217,4 +284,3 @@ class _BoundedHttp(HttpToolsProtocol):
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             head += "retry-after: 1\r\n"
         self.transport.write(head.encode("ascii") + b"\r\n" + body)
-        self.transport.close()

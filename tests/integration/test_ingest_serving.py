@@ -52,6 +52,10 @@ class Connection:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    async def sent(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await self._writer.drain()
+
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         async with asyncio.timeout(PATIENCE_S):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -234,6 +238,22 @@ async def test_an_idle_connection_is_closed(app: App) -> None:
         assert (await client.answer())[0] == 200
 
         assert await client.ended()
+
+
+async def test_what_arrives_in_one_turn_of_the_loop_is_bounded(app: App) -> None:
+    async with small(app, turn_bytes_max=2**16) as port:
+        async with connected(port) as client:
+            client.send(request(10**7) + bytes(10**7))
+            await client.sent()
+            status, problem = await client.problem()
+            assert (status, problem["detail"]) == (503, "Too much is arriving at once.")
+        async with connected(port) as client:
+            client.send(request(200_000))
+            for _ in range(20):
+                client.send(bytes(10_000))
+                for _ in range(10):  # turns
+                    await asyncio.sleep(0)
+            assert (await client.answer())[2] == b"200000"
 
 
 async def test_connections_are_bounded(app: App) -> None:
