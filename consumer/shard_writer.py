@@ -293,7 +293,7 @@ class ShardWriter:
             else:
                 self._observer.failed(self.name, rows, error)
                 self._note_failure(error)
-            return error.any_input or error.locked  # what gets this far is on the whole table
+            return error.any_input or error.locked  # which gets this far for the table only
         self._note_success()
         return False
 

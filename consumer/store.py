@@ -311,9 +311,7 @@ def _translated_errors(*, any_input: bool = False) -> Iterator[None]:
                 f"Postgres is busy ({sqlstate}).", saturation=True, any_input=any_input
             ) from error
         if sqlstate == _LOCKED:
-            raise Transient(
-                f"Others hold a lock ({sqlstate}).", saturation=True, locked=True
-            ) from error
+            raise Transient(f"Somebody else holds a lock ({sqlstate}).", locked=True) from error
         if sqlstate[:2] in _DATA_CLASSES:
             raise Rejected(
                 f"Postgres refuses the data ({sqlstate}).",

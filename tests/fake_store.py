@@ -49,7 +49,7 @@ class FakeStore:
             if _has_nul(change.tags) or _has_nul(change.properties):
                 raise Rejected("Postgres refuses the data.", reason="refused", sqlstate="22P05")
         if any(_key(change) in self.locked | self.inserting for change in changes):
-            raise Transient("Others hold a lock.", saturation=True, locked=True)
+            raise Transient("Somebody else holds a lock.", locked=True)
         written = [self._apply(change) for change in changes]
         wrote = {
             (change.app_id, change.subscription_id)
@@ -63,6 +63,8 @@ class FakeStore:
         return Applied([self._position(change) for change in changes], written)
 
     async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
+        if self.outage is not None:
+            raise self.outage
         return [_key(change) in self.locked for change in changes]
 
     async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:

@@ -258,6 +258,23 @@ async def test_a_row_that_others_hold_waits_alone(holds: str) -> None:
     assert shard.graveyard.offsets == []
 
 
+async def test_a_table_that_others_hold_opens_the_breaker() -> None:
+    store = FakeStore(outage=Transient("Somebody else holds a lock.", locked=True))
+    shard = Shard(store)
+    shard.receive(*[update_of(n) for n in range(4)])
+    async with asyncio.timeout(10), shard.running():
+        while len(store.statements) < 3:
+            await asyncio.sleep(0)
+        state, locked = shard.writer.breaker.state, shard.writer.locked
+        tried = len(store.statements)
+        store.outage = None
+        await shard.work.idle.wait()
+
+    assert state is not BreakerState.CLOSED
+    assert locked == 0
+    assert len(store.statements) == tried + 1
+
+
 async def test_poison_in_a_row_that_others_hold_is_looked_for_later() -> None:
     store = FakeStore(locked={(APP, subscription(0))})
     shard = Shard(store)
