@@ -237,7 +237,7 @@ async def scan(
                 async for records in reader.read(starts, ends, records_max=_PORTION):
                     advance(len(records))
                     for record in filters.sieve(records):
-                        seen = Seen(record, _update_of(record, dead=dead_letters))
+                        seen = Seen(record, update_in(record, dead=dead_letters))
                         if not filters.match(record, seen.update):
                             continue
                         scanned.matched += 1
@@ -269,7 +269,8 @@ async def _range(
     return starts, {n: max(starts[n], ends[n]) for n in partitions}
 
 
-def _update_of(record: Any, *, dead: bool) -> Update | None:
+def update_in(record: Any, *, dead: bool = False) -> Update | None:
+    """Read the update in a record, or in a dead letter; None where it holds none."""
     try:
         home = partition_of((record.key or b"").decode()) if dead else record.partition
         return decode(record.value, home)

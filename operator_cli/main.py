@@ -158,15 +158,30 @@ def show_subscription(
     shard_map: ShardMapFile = None,
     as_json: Json = False,
 ) -> None:
-    """Read a row from its shard, with the receipt of the last update in it; 1 if there is none."""
+    """Read a row from its shard, and what is still on the way to it; 1 if there is no row.
+
+    The row comes with the receipt of the last update in it. Then Kafka is asked for newer ones.
+    """
     from operator_cli import subscriptions
+    from operator_cli.on_the_way import on_the_way
 
     app_id = subscriptions.canonical("APP", app_id)
     subscription_id = subscriptions.canonical("SUBSCRIPTION", subscription_id)
-    directory = read_shard_map(shard_map or load(OperatorSettings).shard_map_file)
+    settings = load(OperatorSettings)
+    directory = read_shard_map(shard_map or settings.shard_map_file)
     row = asyncio.run(subscriptions.read_subscription(directory, app_id, subscription_id))
+    unknown, coming = None, None
+    try:
+        coming = asyncio.run(
+            on_the_way(settings.kafka, settings.group.id, app_id, subscription_id, row=row)
+        )
+    except (Misconfigured, Transient) as error:
+        unknown = error
     if row is None:
-        raise Transient(f"Subscription {subscription_id} has no row; nothing of it was applied.")
+        waits = f"on the way: {coming}" if coming else f"what is on the way is unknown: {unknown}"
+        raise Transient(
+            f"Subscription {subscription_id} has no row; nothing of it was applied; {waits}"
+        )
     facts = {
         "app_id": row.app_id,
         "subscription_id": row.subscription_id,
@@ -178,11 +193,13 @@ def show_subscription(
         "last_receipt": row.receipt,
     }
     if as_json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        typer.echo(f"{name:<16} {text}")
+        print_json(facts | {"on_the_way": coming and coming.as_json()})
+    else:
+        for name, value in (facts | {"on_the_way": str(coming or "unknown")}).items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            typer.echo(f"{name:<16} {text}")
+    if unknown is not None:
+        raise unknown
 
 
 if __name__ == "__main__":

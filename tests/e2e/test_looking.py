@@ -123,6 +123,7 @@ async def test_inspect_finds_what_is_asked_for_and_says_what_became_of_it(
     top = await looking.json("inspect", "--top", "apps")
     fold = await looking.json("inspect", *row, "--fold", "--show-values")
     dead = await looking.lines("--dead-letters")
+    stored = await looking.json("subscription", "show", APP, subscription(2))
 
     assert [each["state"] for each in everything] == [
         *("applied", "applied", "dead-lettered", "applied", "waiting")
@@ -140,6 +141,10 @@ async def test_inspect_finds_what_is_asked_for_and_says_what_became_of_it(
     }
     assert fold["properties"] == {"session_count": 3, "language": "de"}
     assert [each["state"] for each in dead] == ["refused 0:2"]
+    assert stored["last_receipt"] == "0.0.3"
+    coming = stored["on_the_way"]
+    assert (coming["waiting"], coming["dead_lettered"], coming["held"]) == (1, 0, 0)
+    assert coming["newest_receipt"] == "0.0.4"
 
 
 async def test_a_hot_row_is_named_and_the_page_for_customers_names_nobody(
