@@ -106,7 +106,10 @@ class UnreadableRecords:
         self._waiting.put_nowait((work, record, rejected))
 
     async def run(self) -> None:
-        """Complete each record once the broker has its dead letter, for ever."""
+        """Complete each record once the broker has its dead letter, for ever.
+
+        Several may run side by side: nothing waits for these records but their offsets.
+        """
         while True:
             work, record, rejected = await self._waiting.get()
             if not work.lost:

@@ -129,7 +129,7 @@ class PartitionWork:
                 judged = self._received_count + len(offsets)
                 if not self._unreadable_guard.may_give_up(judged):
                     break
-                self._give_up(self, record, rejected)
+                self._give_up(self, record, rejected.to_keep())
             else:
                 pending = PendingUpdate(record, update)
                 if diverts:

@@ -110,15 +110,19 @@ async def run(
                 tasks.create_task(lag.run(), name="lag"),
                 tasks.create_task(releases.run(), name="releases"),
                 tasks.create_task(intake.resume_for_ever(work), name="resumer"),
-                tasks.create_task(unreadable.run(), name="unreadable-records"),
+                *(
+                    tasks.create_task(unreadable.run(), name=f"unreadable-records-{i}")
+                    for i in range(settings.dead_letters.in_flight_max)
+                ),
                 tasks.create_task(forget_for_ever(work, writers, directory.map), name="forgetting"),
                 tasks.create_task(
                     commit_for_ever(intake, work, group.commit_interval_ms / 1000, commits),
                     name="committer",
                 ),
                 *(
-                    tasks.create_task(writer.give_up_for_ever(), name=f"dead-letters-{name}")
+                    tasks.create_task(writer.give_up_for_ever(), name=f"dead-letters-{name}-{i}")
                     for name, writer in writers.items()
+                    for i in range(settings.dead_letters.in_flight_max)
                 ),
                 *(
                     tasks.create_task(writer.retry_locked_for_ever(), name=f"locked-{name}")

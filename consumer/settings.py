@@ -177,6 +177,13 @@ class DeadLetterSettings(FrozenModel):
     window_records: int = Field(
         100, ge=10, le=1_000_000, description="How many records of a partition are recent."
     )
+    in_flight_max: int = Field(
+        16,
+        ge=1,
+        le=1_000,
+        description="Dead letters on their way to Kafka at once, of each shard, and of what "
+        "cannot be decoded.",
+    )
 
 
 class HoldSettings(FrozenModel):

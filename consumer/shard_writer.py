@@ -415,12 +415,15 @@ class ShardWriter:
             if left.count == found:
                 await self._write([_Row(work, queue, count - older)], left)
         elif work.may_give_up():
-            left.refused.append(_Refused(work, queue, rejected))
+            left.refused.append(_Refused(work, queue, rejected.to_keep()))
         else:
             log.error("partition.stopped", partition=work.partition, reason=STOPPED)
 
     async def give_up_for_ever(self) -> None:
-        """Complete each refused update once the broker has its dead letter; hold up nobody else."""
+        """Complete each refused update once the broker has its dead letter; hold up nobody else.
+
+        Several may run side by side: each subscription has one refused update at most.
+        """
         while True:
             work, queue, rejected = await self._refused.get()
             if work.lost:

@@ -1,5 +1,7 @@
 """Errors, named by what to do next."""
 
+from typing import Self
+
 
 class TidemarkError(Exception):
     """Base of what this project raises on purpose; never raised itself."""
@@ -15,6 +17,11 @@ class Rejected(TidemarkError):  # noqa: N818 - named by what happened, not by it
         super().__init__(message)
         self.reason = reason
         self.sqlstate = sqlstate
+
+    def to_keep(self) -> Self:
+        """Return it without its traceback, which keeps all that its frames had in memory."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class Transient(TidemarkError):  # noqa: N818

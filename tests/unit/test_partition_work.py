@@ -1,4 +1,5 @@
 import asyncio
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -67,6 +68,21 @@ def test_a_queue_that_is_being_written_is_not_announced_again() -> None:
 
     assert len(setup.ready.queues) == 1
     assert len(setup.ready.queues[0].updates) == 4
+
+
+def test_what_is_given_up_keeps_nothing_else_in_memory() -> None:
+    """Not even by the frames of its traceback; it may wait for Kafka for long."""
+    setup = Setup()
+    work = setup.work()
+    good = record_of(0, update_of(0))
+    alive = weakref.ref(good)
+
+    work.receive([good, StubRecord(1, b"not json")])
+    del good
+    work.complete(setup.ready.queues[0], 1)
+
+    assert alive() is None
+    assert len(setup.given_up) == 1
 
 
 def test_an_unreadable_record_is_given_up_and_holds_up_nobody() -> None:
