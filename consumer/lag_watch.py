@@ -17,6 +17,9 @@ log = structlog.get_logger()
 
 TREND_S: Final = 1_800.0
 
+_LOOK_S: Final = 10.0
+"""How long a look may take before it is said that Kafka does not answer."""
+
 
 class Looks(Protocol):
     """Looks at Kafka; a lag reader is one."""
@@ -47,6 +50,7 @@ class LagWatch:
         self._work = work
         self._shards = shard_map.shards
         self._interval_s = interval_s
+        self._answered_at = time.monotonic()
         self._own = LagHistory()
         self._none_waited_ms: dict[int, int] = {}
 
@@ -56,11 +60,18 @@ class LagWatch:
             try:
                 look = await self._looks.look(ages=False)
                 self.everything.add(look)
+                self._answered_at = time.monotonic()
             except (Transient, Misconfigured) as error:
                 log.warning("lag.unknown", reason=str(error))
             if self.everything.latest is not None:
                 self._note(self.everything.latest, time.time())
             await asyncio.sleep(self._interval_s)
+
+    @property
+    def silent_s(self) -> float:
+        """How long Kafka has not answered; 0 as long as the next look is not overdue."""
+        age_s = time.monotonic() - self._answered_at
+        return age_s if age_s > self._interval_s + _LOOK_S else 0.0
 
     def by_shard(self) -> Sequence[Lag]:
         """Return the lags of our partitions by shard, and all together; none before the first."""

@@ -91,6 +91,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     holds: Sequence[HoldLine]
     dead_letters: Mapping[str, int]
     uncommitted_s: float
+    kafka_silent_s: float
+    """How long Kafka has not said where updates stand, though it was asked; 0 while it does."""
     in_flight: int
     in_flight_limit: int
     silent: Sequence[str] = ()
@@ -126,6 +128,7 @@ def read_overview(of: Sources, name: str) -> Overview:
         ],
         dead_letters=dict(of.dead_letters.counts),
         uncommitted_s=of.commits.owed_s,
+        kafka_silent_s=of.lag.silent_s,
         in_flight=sum(budget.records for budget in budgets),
         in_flight_limit=sum(budget.bounds.share_records for budget in budgets),
     )

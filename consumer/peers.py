@@ -79,6 +79,7 @@ def together(views: Sequence[Overview], silent: Sequence[str] = ()) -> Overview:
         updates_per_s=per_s,
         dead_letters=dict(dead),
         uncommitted_s=max(view.uncommitted_s for view in views),
+        kafka_silent_s=max(view.kafka_silent_s for view in views),
         in_flight=sum(view.in_flight for view in views),
         in_flight_limit=sum(view.in_flight_limit for view in views),
         silent=silent,

@@ -45,6 +45,17 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "This consumer has not been given partitions yet.",
             "It joins its group; if that takes longer than a minute, look at its log.",
         )
+    if view.kafka_silent_s:
+        since = clock(view.at_s - view.kafka_silent_s)
+        yield Trouble(
+            "bad",
+            f"Kafka has not answered since {since}, so what waits is not known; numbers are of "
+            "then.",
+            "Bring the brokers back, or the network to them. Nothing accepted is lost, and "
+            "consumers go on by themselves.",
+            f"Since {since} it is not known what waits. What was accepted is kept, and applied "
+            "later.",
+        )
     for name in view.silent:
         yield Trouble(
             "warn",

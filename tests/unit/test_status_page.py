@@ -1,15 +1,22 @@
 """What the status page says, of one consumer and of several."""
 
+import asyncio
 import socket
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from consumer.assigned_work import AssignedWork
+from consumer.lag_watch import LagWatch
 from consumer.overview import Hot, Overview, Point, ShardView
 from consumer.peers import addresses_of, together
 from consumer.status_page import render
 from consumer.troubles import troubles
+from shared.errors import Transient
+from shared.lag import Look
+from shared.topology import ShardMap
 
 APP = "00000000-0000-4000-8000-000000000000"
 ROW = "00000000-0000-4000-8000-000000000005"
@@ -55,6 +62,7 @@ def overview(*shards: ShardView, **fields: Any) -> Overview:
         holds=[],
         dead_letters={},
         uncommitted_s=0.0,
+        kafka_silent_s=0.0,
         in_flight=10,
         in_flight_limit=1_000,
     )
@@ -97,6 +105,49 @@ def test_records_that_wait_while_writers_idle_are_called_starvation() -> None:
 
     assert trouble.severity == "bad"
     assert "starvation" in trouble.advice
+
+
+def test_all_is_not_well_while_kafka_does_not_say_what_waits() -> None:
+    view = together([overview(), overview(kafka_silent_s=60.0)])
+
+    [trouble] = troubles(view)
+
+    assert trouble.severity == "bad"
+    assert trouble.what.startswith("Kafka has not answered since 22:12:20 UTC")
+    for page in (render(view, public=True), render(view, public=False)):
+        assert "All is well." not in page
+
+
+async def test_kafka_is_silent_from_the_last_look_that_it_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(
+        "consumer.lag_watch.time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 0.0)
+    )
+
+    class Kafka:
+        is_up = True
+
+        async def look(self, *, ages: bool) -> Look:
+            if not self.is_up:
+                raise Transient("Kafka cannot be reached.")
+            return Look(0.0, {}, {}, {})
+
+    kafka, work = Kafka(), cast("AssignedWork", SimpleNamespace(partitions={}))
+    watch = LagWatch(kafka, work, ShardMap.equal(1), interval_s=0.001)
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(watch.run())
+        clock.now = 60.0
+        while watch.everything.latest is None:
+            await asyncio.sleep(0)
+        assert watch.silent_s == 0.0
+        kafka.is_up = False
+        clock.now = 65.0
+        assert watch.silent_s == 0.0  # a look may take a while
+        clock.now = 120.0
+        assert watch.silent_s == 60.0
+        looking.cancel()
 
 
 def test_what_a_name_contains_is_not_markup() -> None:
