@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from typing import Any, Final
 
-from shared.updates import Update
+from shared.updates import KEY_KNOWN_FOR_MS, Update
 
 _EXACT: Final = Context(prec=1_000)
 """Digits enough for the sum of any float and any integer."""
@@ -18,12 +18,28 @@ class Sum:
     tags: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
     updates: int = 0
+    repeated: int = 0
+    """Updates among them whose idempotency key was in use already, so they have no effect."""
+    _first_uses: dict[str, int] = field(default_factory=dict)
 
-    def add(self, update: Update) -> None:
+    def add(self, update: Update, accepted_ms: int) -> None:
         """Apply one more update: set and unset first, then add."""
         self.updates += 1
+        if self._is_repeated(update, accepted_ms):
+            self.repeated += 1
+            return
         _apply(self.tags, update.tags, update.increment_tags)
         _apply(self.properties, update.properties, update.increment)
+
+    def _is_repeated(self, update: Update, accepted_ms: int) -> bool:
+        if update.once is None:
+            return False
+        key = update.once.key
+        first_ms = self._first_uses.get(key)
+        if first_ms is not None and accepted_ms - first_ms < KEY_KNOWN_FOR_MS:
+            return True
+        self._first_uses[key] = accepted_ms
+        return False
 
 
 def _apply(members: dict[str, Any], sets: Mapping[str, Any], increments: Mapping[str, int]) -> None:

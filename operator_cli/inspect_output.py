@@ -111,11 +111,12 @@ async def print_fold(
     total = Sum()
     async for each in found:
         if each.update is not None:
-            total.add(each.update)
+            total.add(each.update, each.record.timestamp)
     row = await read_subscription(directory, *ids)
     differ = differences(total, row.tags if row else {}, row.properties if row else {})
     members = {
         "updates": total.updates,
+        "repeated": total.repeated,
         "tags": _shown(total.tags, show_values=show_values),
         "properties": _shown(total.properties, show_values=show_values),
         "row": row.receipt if row else None,
@@ -131,7 +132,8 @@ async def print_fold(
     if as_json:
         print_json(members)
     else:
-        typer.echo(f"{total.updates:,} updates add up to")
+        repeated = f", {total.repeated:,} of them without effect as their key was used before,"
+        typer.echo(f"{total.updates:,} updates{repeated * bool(total.repeated)} add up to")
         typer.echo(f"  tags        {_json(members['tags'])}")
         typer.echo(f"  properties  {_json(members['properties'])}")
         typer.echo(f"its row stands at {row.receipt}" if row else "it has no row")

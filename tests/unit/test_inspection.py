@@ -7,8 +7,8 @@ import pytest
 from operator_cli.adding_up import Sum
 from operator_cli.inspection import Condition, Filters
 from shared.errors import Misconfigured
-from shared.updates import Update, encode
-from tests.records import APP, StubRecord, update_of
+from shared.updates import KEY_KNOWN_FOR_MS, Update, encode
+from tests.records import APP, StubRecord, once_of, update_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 UPDATE = update_of(1, tags={"plan": "pro", "level": 3}, increment={"session_count": 2})
@@ -75,6 +75,18 @@ def test_updates_add_up_as_a_row_would() -> None:
         {"tags": {"a": "text"}, "increment_tags": {"a": 5}, "increment": {"session_count": 1}},
     ]
     for fields in several:
-        total.add(update_of(1, **fields))
+        total.add(update_of(1, **fields), 0)
 
     assert (total.tags, total.properties) == ({"a": 5, "c": 1}, {"session_count": 3})
+
+
+def test_what_is_sent_again_under_its_key_adds_nothing_for_a_day() -> None:
+    total = Sum()
+    one, other = update_of(1, increment={"session_count": 1}, once=once_of(1)), once_of(1, body=2)
+
+    for accepted_ms in (0, 1, KEY_KNOWN_FOR_MS - 1, KEY_KNOWN_FOR_MS):
+        total.add(one, accepted_ms)
+    total.add(update_of(1, increment={"session_count": 5}, once=other), KEY_KNOWN_FOR_MS + 1)
+
+    assert total.properties == {"session_count": 2}
+    assert (total.updates, total.repeated) == (5, 3)
