@@ -1,8 +1,10 @@
 """Read a request's JSON body: declared rightly, unpacked, and bounded before it is parsed."""
 
 import re
+import sys
 import zlib
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from starlette.requests import Request
 
@@ -10,19 +12,48 @@ from ingest_api.problems import (
     BODY_TOO_LARGE,
     BUSY,
     INCOMPLETE,
-    NOT_GZIP,
+    NOT_PACKED,
     TOO_COMPLEX,
     UNSUPPORTED_MEDIA_TYPE,
     ProblemError,
 )
 from ingest_api.settings import BodySettings
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+else:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+
 _JSON: Final = frozenset(
     {b"application/json", b"application/json;charset=utf-8", b'application/json;charset="utf-8"'}
 )
 _LINES: Final = frozenset({b"application/x-ndjson", b"application/x-ndjson;charset=utf-8"})
-_GZIP: Final = frozenset({b"gzip", b"x-gzip"})
 _GZIP_HEADER_AND_TRAILER: Final = 16 + zlib.MAX_WBITS
+_ZSTD_WINDOW_LOG_MAX: Final = 23
+"""8 MiB: what a decoder of HTTP content needs to have at most (RFC 9659)."""
+
+
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _gzip() -> _Unpacker:
+    return zlib.decompressobj(_GZIP_HEADER_AND_TRAILER)
+
+
+def _zstd() -> _Unpacker:
+    return ZstdDecompressor(options={DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX})
+
+
+_UNPACKERS: Final[Mapping[bytes, Callable[[], _Unpacker]]] = {
+    b"gzip": _gzip,
+    b"x-gzip": _gzip,
+    b"zstd": _zstd,
+}
 
 _without_strings = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -71,11 +102,11 @@ class BodyReader:
                 content_type = value
             elif name == b"content-encoding":
                 encoding = value.lower()
-                if encoding not in _GZIP and encoding != b"identity":
+                if encoding not in _UNPACKERS and encoding != b"identity":
                     raise ProblemError(
                         UNSUPPORTED_MEDIA_TYPE,
-                        "The Content-Encoding must be gzip, or none.",
-                        headers={"accept-encoding": "gzip, identity"},
+                        "The Content-Encoding must be gzip or zstd, or none.",
+                        headers={"accept-encoding": "gzip, zstd, identity"},
                     )
             elif name == b"content-length" and int(value) > self._settings.bytes_max:
                 raise self._too_large()  # before it is even sent
@@ -108,18 +139,18 @@ class BodyReader:
             self._held_bytes -= size
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
-        """Unpack gzip, never to more than a body may have."""
-        if encoding not in _GZIP:
+        """Unpack a body, never to more than one may have."""
+        if encoding not in _UNPACKERS:
             return body
-        unpacker = zlib.decompressobj(_GZIP_HEADER_AND_TRAILER)
+        unpacker = _UNPACKERS[encoding]()
         try:
             unpacked = unpacker.decompress(body, self._settings.bytes_max + 1)
-        except zlib.error:
-            raise ProblemError(NOT_GZIP, "The body cannot be unpacked.") from None
+        except (zlib.error, ZstdError):
+            raise ProblemError(NOT_PACKED, "The body cannot be unpacked.") from None
         if len(unpacked) > self._settings.bytes_max:
             raise self._too_large()
         if not unpacker.eof or unpacker.unused_data:
-            raise ProblemError(NOT_GZIP, "The body is not one whole gzip stream.")
+            raise ProblemError(NOT_PACKED, "The body is not one whole stream.")
         return unpacked
 
     def _too_large(self) -> ProblemError:

@@ -63,8 +63,8 @@ Every error is a problem document (RFC 9457, `application/problem+json`). Its `t
 `503` carries `Retry-After`: updates without a receipt were not accepted. `504` means that the
 outcome is unknown. Sent with an `Idempotency-Key`, an update can be sent again safely.
 
-Bodies are JSON in UTF-8 of up to 1 MiB, as they are or with `Content-Encoding: gzip`. Types are
-strict: `"1"` is a string and never a number.
+Bodies are JSON in UTF-8 of up to 1 MiB, as they are or with `Content-Encoding: gzip` or
+`zstd`. Types are strict: `"1"` is a string and never a number.
 A request that is not HTTP is answered `400`, one with too large a head `431`, one that takes too
 long to arrive `408`; the connection is closed then.
 """.strip()

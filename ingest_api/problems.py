@@ -88,11 +88,11 @@ BODY_TOO_LARGE = Kind(
     "The body is too large.",
     "Send smaller batches. Nothing was accepted.",
 )
-NOT_GZIP = Kind(
-    "not-gzip",
+NOT_PACKED = Kind(
+    "not-packed",
     HTTPStatus.BAD_REQUEST,
     "The body is not what its Content-Encoding says.",
-    "Send one whole gzip stream, or leave Content-Encoding out. Nothing was accepted.",
+    "Send one whole stream of gzip or zstd, or leave Content-Encoding out. Nothing was accepted.",
 )
 TOO_COMPLEX = Kind(
     "too-complex",
@@ -110,8 +110,8 @@ UNSUPPORTED_MEDIA_TYPE = Kind(
     "unsupported-media-type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "The body is not declared as JSON.",
-    "Send Content-Type: application/json, in UTF-8, as it is or with Content-Encoding: gzip. "
-    "Batches may also be application/x-ndjson.",
+    "Send Content-Type: application/json, in UTF-8, as it is or with Content-Encoding gzip or "
+    "zstd. Batches may also be application/x-ndjson.",
 )
 INVALID = Kind(
     "invalid",
@@ -156,7 +156,7 @@ KINDS: Final = {
     for kind in (
         NOT_JSON,
         INCOMPLETE,
-        NOT_GZIP,
+        NOT_PACKED,
         UNAUTHORIZED,
         FORBIDDEN,
         NOT_FOUND,

@@ -23,8 +23,8 @@ from ingest_api.problems import (
     INVALID,
     KEY_REUSED,
     METHOD_NOT_ALLOWED,
-    NOT_GZIP,
     NOT_JSON,
+    NOT_PACKED,
     OUTCOME_UNKNOWN,
     TOO_COMPLEX,
     TOO_MANY,
@@ -44,7 +44,7 @@ from shared.errors import Transient
 _FAILURES: Final = (
     NOT_JSON,
     INCOMPLETE,
-    NOT_GZIP,
+    NOT_PACKED,
     UNAUTHORIZED,
     FORBIDDEN,
     BODY_TOO_LARGE,

@@ -21,6 +21,7 @@ from ingest_api.settings import LimitSettings
 from shared.serving import HttpSettings, serving
 from shared.settings import ListenSettings
 from shared.tokens import Verifier, issue, new_key
+from tests import zstd
 from tests.fake_publisher import FakePublisher
 from tests.ingest_apps import app_of
 
@@ -78,8 +79,18 @@ def increment(value: bytes) -> bytes:
     return http(b'{"increment": ' + value + b"}")
 
 
-def packed(body: bytes) -> bytes:
-    return http(body, "Content-Encoding: gzip")
+def packed(body: bytes, encoding: str = "gzip") -> bytes:
+    return http(body, f"Content-Encoding: {encoding}")
+
+
+def with_a_window_of(log: int) -> bytes:
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: log})
+    return compressor.compress(GOOD, compressor.FLUSH_BLOCK) + compressor.flush()
+
+
+def zstd_bomb() -> bytes:
+    compressor = zstd.ZstdCompressor()
+    return b"".join(compressor.compress(b" " * 2**24) for _ in range(64)) + compressor.flush()
 
 
 def many(count: int, value: bytes = b"1") -> bytes:
@@ -187,12 +198,27 @@ INPUTS: Final = [
     bad(
         "`Content-Encoding: br`", http(GOOD, "Content-Encoding: br"), 415, "unsupported-media-type"
     ),
-    bad("gzip that is none", packed(GOOD), 400, "not-gzip"),
-    bad("half of a gzip stream", packed(gzip.compress(GOOD)[:-9]), 400, "not-gzip"),
-    bad("two gzip streams", packed(gzip.compress(GOOD) * 2), 400, "not-gzip"),
+    bad("gzip that is none", packed(GOOD), 400, "not-packed"),
+    bad("half of a gzip stream", packed(gzip.compress(GOOD)[:-9]), 400, "not-packed"),
+    bad("two gzip streams", packed(gzip.compress(GOOD) * 2), 400, "not-packed"),
     bad(
         "a gzip bomb, 100 MiB in 100 KiB",
         lambda: packed(gzip.compress(b" " * 100 * 2**20)),
+        413,
+        "body-too-large",
+    ),
+    bad("zstd that is none", packed(GOOD, "zstd"), 400, "not-packed"),
+    bad("half of a zstd frame", packed(zstd.compress(GOOD)[:-5], "zstd"), 400, "not-packed"),
+    bad("two zstd frames", packed(zstd.compress(GOOD) * 2, "zstd"), 400, "not-packed"),
+    bad(
+        "a zstd frame that wants a window of 128 MiB",
+        lambda: packed(with_a_window_of(27), "zstd"),
+        400,
+        "not-packed",
+    ),
+    bad(
+        "a zstd bomb, 1 GiB in 32 KiB",
+        lambda: packed(zstd_bomb(), "zstd"),
         413,
         "body-too-large",
     ),

@@ -2,7 +2,7 @@ import asyncio
 import gzip
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ from ingest_api.settings import BodySettings, IdempotencySettings, LimitSettings
 from shared.errors import Transient
 from shared.topology import partition_of
 from shared.updates import Once, decode
+from tests import zstd
 from tests.fake_publisher import FakePublisher
 from tests.ingest_apps import app_of
 from tests.records import subscription
@@ -276,10 +277,16 @@ async def test_json_may_be_declared_in_several_ways(
     assert response.status_code == 202
 
 
-async def test_a_body_may_be_packed(client: httpx.AsyncClient, publisher: FakePublisher) -> None:
-    body = gzip.compress(b'{"tags": {"a": 1}}')
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstd.compress)])
+async def test_a_body_may_be_packed(
+    client: httpx.AsyncClient,
+    publisher: FakePublisher,
+    encoding: str,
+    pack: Callable[[bytes], bytes],
+) -> None:
+    body = pack(b'{"tags": {"a": 1}}')
 
-    response = await client.patch(ONE, content=body, headers=JSON | {"content-encoding": "gzip"})
+    response = await client.patch(ONE, content=body, headers=JSON | {"content-encoding": encoding})
 
     assert response.status_code == 202
     assert decode(publisher.values[0], PARTITION).tags == {"a": 1}
