@@ -80,17 +80,18 @@ class Ingest:
         """Return what each server did with single updates and with batches, run by run."""
         kafka = self._stack.kafka_settings.model_copy(update={"topic": f"http-{_name()}"})
         await create_topics(kafka)
-        files = self._write_requests()
+        files = self.write_requests()
         found = []
         for _ in range(repeats):
             for server in SERVERS:
                 with self._running(server, kafka.topic) as daemon:
                     for kind, path in files.items():
-                        found.append(await asyncio.to_thread(self._run, server, daemon, kind, path))
+                        found.append(await asyncio.to_thread(self.run, server, daemon, kind, path))
             found.append(await asyncio.to_thread(self._send_batch_alone, kafka.topic))
         return found
 
-    def _write_requests(self) -> dict[str, Path]:
+    def write_requests(self) -> dict[str, Path]:
+        """Write what is sent, and return the file of each kind."""
         BENCH.mkdir(parents=True, exist_ok=True)
         files = {kind: BENCH / f"requests-{kind}.txt" for kind in _CONNECTIONS}
         with files["single"].open("w", encoding="utf-8") as file:
@@ -117,7 +118,12 @@ class Ingest:
         finally:
             daemon.stop()
 
-    def _run(self, server: str, daemon: Daemon, kind: str, requests: Path) -> dict[str, Any]:
+    def run(self, server: str, daemon: Daemon, kind: str, requests: Path) -> dict[str, Any]:
+        """Send requests to a server that runs, and return how it did.
+
+        Raises:
+            Transient: the server, or wrk, has ended.
+        """
         process = daemon.process()
         if process is None:
             raise Transient(f"{server} has ended: {daemon.last_lines(10)}")
