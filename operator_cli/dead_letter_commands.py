@@ -24,7 +24,12 @@ Subscription = Annotated[
     str | None, typer.Option("--subscription", metavar="ID", help="Only of this subscription.")
 ]
 Reason = Annotated[
-    str | None, typer.Option("--reason", help="Only given up on for this reason: refused, …")
+    str | None,
+    typer.Option(
+        "--reason",
+        help="Only given up on for this reason: refused, too_many_tags, undecodable, "
+        "wrong_partition, idempotency_key_reused.",
+    ),
 ]
 Since = Annotated[
     str | None,
@@ -177,7 +182,7 @@ def replay_dead_letters(
         sent = len(done.replays) - done.refused
         typer.echo(
             f"{sent} {'replayed' if yes else 'would be replayed'}, {done.refused} refused"
-            + ("" if yes else "; --yes does it")
+            + ("; --yes does it" if sent and not yes else "")
         )
         if done.matched > len(done.replays):
             typer.echo(f"{done.matched} records match; --limit or repeats leave the others out")
@@ -189,10 +194,13 @@ def _filters(
     app: str | None, subscription: str | None, reason: str | None, since: str | None
 ) -> "Filters":
     from operator_cli import dead_letters
+    from operator_cli.subscriptions import canonical
 
-    since_ms = None if since is None else dead_letters.since(since, datetime.now(UTC))
     return dead_letters.Filters(
-        app and app.lower(), subscription and subscription.lower(), reason, since_ms
+        app and canonical("--app", app),
+        subscription and canonical("--subscription", subscription),
+        reason,
+        None if since is None else dead_letters.since(since, datetime.now(UTC)),
     )
 
 

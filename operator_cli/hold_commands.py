@@ -82,8 +82,8 @@ def list_holds(
     for each in found:
         view = each.view
         typer.echo(
-            f"{view.key}: {view.state.value} since {_time(view.since_ms)}, {each.held} updates, "
-            f"by {view.by}: {view.reason}"
+            f"{view.key}: {view.state.value}, {each.held} wait; held since "
+            f"{_time(view.since_ms)} by {view.by}: {view.reason}"
         )
     if not found:
         typer.echo("nothing is held")

@@ -48,7 +48,8 @@ class Condition:
         try:
             self._program = cel.compile(text)
         except ValueError as error:
-            raise Misconfigured(f"--where cannot be read as CEL: {error}") from error
+            what = str(error).partition("\n")[0]
+            raise Misconfigured(f"--where cannot be read as CEL: {what}") from error
         # Only what it speaks of: handing a value over takes longer than most expressions.
         self._reads = {
             name: _only(read, fields) if (fields := _fields(text, name)) else read

@@ -129,8 +129,11 @@ def revoke_tokens(
     from operator_cli import keys
     from shared.errors import Misconfigured
 
-    if wrong := next((each for each in token_ids if not each.isalnum()), None):
-        raise Misconfigured(f"{wrong!r} is no token ID: those have letters and digits only.")
+    if not all(each.isalnum() for each in token_ids):
+        raise Misconfigured(
+            "That is no token ID: those have letters and digits only; `tidemark token issue` "
+            "prints one on stderr."
+        )
     path = revoked_tokens or load(OperatorSettings).auth.revoked_tokens_file
     count = keys.revoke(path, token_ids)
-    typer.echo(f"{path}: {count} tokens are revoked")
+    typer.echo(f"{path}: {count} revoked in all")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Annotated
 
 import typer
@@ -31,37 +32,53 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Operate Tidemark. Settings are read from TIDEMARK_… variables, as the services do.",
-    epilog="Examples: tidemark migrate --dry-run · tidemark topics create. "
+    rich_markup_mode="markdown",  # else lines of a docstring are broken where its source is
+    epilog="Examples: tidemark lag · tidemark inspect --app 0b7c… --since 10m. "
     "Exit codes: 0 done, 1 failed and worth another try, 2 something must be put right.",
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics that Tidemark needs.")
-app.add_typer(topics_app, name="topics")
 subscription_app = typer.Typer(no_args_is_help=True, help="What is stored of a subscription.")
-app.add_typer(subscription_app, name="subscription")
-app.add_typer(dead_letters_app, name="dead-letters")
-app.add_typer(hold_app, name="hold")
-app.add_typer(shards_app, name="shards")
-app.add_typer(keys_app, name="keys")
-app.add_typer(token_app, name="token")
-app.command("pre-stop", epilog="Example: tidemark pre-stop tidemark-consumer")(pre_stop)
-app.command("smoke", epilog="Example: tidemark smoke --url http://tidemark-ingest")(smoke)
+
 app.command(
-    epilog="Examples: tidemark inspect --app 0b7c… --since 10m · tidemark inspect --top apps "
-    "--since 1h · tidemark inspect --app 0b7c… --subscription 6c1f… --fold · tidemark inspect "
-    "--where \"tags.plan == 'pro'\" --json"
-)(inspect)
+    rich_help_panel="Looking",
+    epilog="Examples: tidemark lag · tidemark lag --json · tidemark lag --export 9101",
+)(lag)
 app.command(
-    epilog="Example: tidemark hot --url http://consumer-0:8090 --url http://consumer-1:8090"
+    rich_help_panel="Looking",
+    epilog="Example: tidemark hot --url http://consumer-0:8090 --url http://consumer-1:8090",
 )(hot)
 app.command(
+    rich_help_panel="Looking",
+    epilog="Examples: tidemark inspect --app 0b7c… --since 10m · tidemark inspect --top apps "
+    "--since 1h · tidemark inspect --app 0b7c… --subscription 6c1f… --fold · tidemark inspect "
+    "--where \"tags.plan == 'pro'\" --json",
+)(inspect)
+app.command(
+    rich_help_panel="Looking",
     epilog="Examples: tidemark plan --rate 2000 --burst 20000x10m --capacity 4000 --svg plan.svg · "
-    "tidemark plan --from-metrics --burst 5000x2m"
+    "tidemark plan --from-metrics --burst 5000x2m",
 )(plan)
-app.command(epilog="Examples: tidemark lag · tidemark lag --json · tidemark lag --export 9101")(lag)
+app.add_typer(subscription_app, name="subscription", rich_help_panel="Looking")
+app.add_typer(hold_app, name="hold", rich_help_panel="Acting")
+app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel="Acting")
+
+app.add_typer(topics_app, name="topics", rich_help_panel="Setting up")
+app.add_typer(shards_app, name="shards", rich_help_panel="Setting up")
+app.add_typer(keys_app, name="keys", rich_help_panel="Setting up")
+app.add_typer(token_app, name="token", rich_help_panel="Setting up")
+app.command(
+    "smoke",
+    epilog="Example: tidemark smoke --url http://tidemark-ingest",
+    rich_help_panel="Setting up",
+)(smoke)
+app.command(
+    "pre-stop", epilog="Example: tidemark pre-stop tidemark-consumer", rich_help_panel="Setting up"
+)(pre_stop)
 
 
 @app.command(
-    epilog="Examples: tidemark migrate --dry-run · tidemark migrate --shard-map shards.json"
+    rich_help_panel="Setting up",
+    epilog="Examples: tidemark migrate --dry-run · tidemark migrate --shard-map shards.json",
 )
 @with_exit_codes
 def migrate(
@@ -202,5 +219,9 @@ def show_subscription(
         raise unknown
 
 
+# What Kafka's client logs of a broker that is away, our own sentence says.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+
 if __name__ == "__main__":
-    app()
+    app(prog_name="tidemark")

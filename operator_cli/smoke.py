@@ -15,6 +15,7 @@ from shared.settings import ShardDirectory
 _POLL_S: Final = 0.1
 _HTTP_TIMEOUT_S: Final = 30
 _CLIENT_ERRORS: Final = range(400, 500)
+_NO_TOKEN: Final = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,18 @@ def _send(url: str, app_id: str, token: str | None) -> str:
             receipt: str = json.load(answer)["receipt"]
             return receipt
     except urllib.error.HTTPError as error:
-        detail = error.read().decode(errors="replace")
+        detail = _detail(error.read())
+        if error.code in _NO_TOKEN:
+            detail += " Give a token for that app with --token or TIDEMARK_TOKEN."
         kind = Misconfigured if error.code in _CLIENT_ERRORS else Transient
         raise kind(f"The ingest API answers {error.code}: {detail}") from error
     except OSError as error:
         raise Transient(f"The ingest API at {url} does not answer ({error}).") from error
+
+
+def _detail(body: bytes) -> str:
+    """Return the sentence of a problem document, or what else there is."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")

@@ -199,7 +199,8 @@ def _read_file(path: Path) -> _ShardMapFile:
         return _ShardMapFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise Misconfigured(
-            f"The shard map {path} cannot be read ({error.strerror}); name a readable file."
+            f"The shard map {path} cannot be read ({error.strerror}); name a readable "
+            "one with TIDEMARK_SHARD_MAP_FILE."
         ) from error
     except ValidationError as error:
         raise Misconfigured(f"The shard map {path} is wrong: {_sentence(error)}.") from None

@@ -126,6 +126,7 @@ def tidemark(options: argparse.Namespace) -> int:
             "TIDEMARK_AUTH__SIGNING_KEYS_FILE": str(credentials.SIGNING_KEYS),
             "TIDEMARK_AUTH__PUBLIC_KEYS_FILE": str(credentials.PUBLIC_KEYS),
             "TIDEMARK_AUTH__REVOKED_TOKENS_FILE": str(credentials.REVOKED_TOKENS),
+            "TIDEMARK_TOKEN": credentials.token(),
         },
         check=False,
     ).returncode
@@ -133,7 +134,7 @@ def tidemark(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run one command; 1 where it failed, 2 where a human must act."""
-    options = _parser().parse_args()
+    options = parser().parse_args()
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -151,9 +152,10 @@ def main() -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments that the Makefile gives."""
+    arguments = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
+    commands = arguments.add_subparsers(required=True, metavar="COMMAND", dest="name")
 
     def add(command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = commands.add_parser(command.__name__, help=command.__doc__)
@@ -168,9 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     logs_parser = add(logs)
     logs_parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
     logs_parser.add_argument("--lines", type=int, default=20, help="of each log (default: 20)")
-    add(tidemark).add_argument("arguments", nargs=argparse.REMAINDER)
+    # No option is ours, --help neither: what stands behind `tidemark` is all for that command.
+    command = commands.add_parser(tidemark.__name__, prefix_chars="\0", add_help=False)
+    command.add_argument("arguments", nargs=argparse.REMAINDER)
+    command.set_defaults(command=tidemark)
     add(psql).add_argument("shard", nargs="?", default="shard-0")
-    return parser
+    return arguments
 
 
 def _current() -> LocalStack | None:

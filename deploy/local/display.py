@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from deploy.local import credentials
 from deploy.local.layout import CHECKOUT
-from deploy.local.ports import HOST, SHARDS, Plan
+from deploy.local.ports import HOST, Plan
 from deploy.local.processes import Daemon
-from shared.topology import ShardMap, partition_of
 
 # Somebody to try things with.
 _APP: Final = "d1f7c2a4-5b0e-4c63-9a8d-2e6f1b7c9d05"
@@ -24,8 +23,7 @@ Send an update:
 -H "Authorization: Bearer $(cat {token_file})" -H 'Content-Type: application/json' \
 -d '{{"tags": {{"plan": "pro"}}, "increment": {{"session_count": 1}}}}'
 Read its row:
-  make psql SHARD={shard} SQL="SELECT tags, properties FROM subscriptions \
-WHERE app_id = '{app}' AND subscription_id = '{subscription}'"
+  make tidemark ARGS="subscription show {app} {subscription}"
 """
 
 _FOLLOW_INTERVAL_S: Final = 0.2
@@ -84,14 +82,12 @@ def print_table(daemons: Sequence[Daemon], ready: Mapping[str, bool]) -> None:
 
 def print_next_steps(plan: Plan) -> None:
     """Print two lines that work when pasted: one sends an update, one reads its row."""
-    shard = ShardMap.equal(SHARDS).shard_of(partition_of(_APP)).name
     print(
         _NEXT_STEPS.format(
             host=HOST,
             port=plan.ingest,
             app=_APP,
             subscription=_SUBSCRIPTION,
-            shard=shard,
             token=credentials.token(),
             token_file=os.path.relpath(credentials.TOKEN, CHECKOUT),
         ),
