@@ -297,6 +297,9 @@ _SHARD_STATES: Final = {"25006", "57P01", "57P03"}
 
 _PROTOCOL_VIOLATION: Final = "08P01"
 
+_SENTENCES: Final = {"too_many_tags": "Its row would have more than 200 tags."}
+"""What callers are told of a constraint that says no."""
+
 
 @contextmanager
 def _translated_errors(*, any_input: bool = False) -> Iterator[None]:
@@ -313,9 +316,10 @@ def _translated_errors(*, any_input: bool = False) -> Iterator[None]:
         if sqlstate == _LOCKED:
             raise Transient(f"Somebody else holds a lock ({sqlstate}).", locked=True) from error
         if sqlstate[:2] in _DATA_CLASSES:
+            reason = error.constraint_name or "refused"
             raise Rejected(
-                f"Postgres refuses the data ({sqlstate}).",
-                reason=error.constraint_name or "refused",
+                _SENTENCES.get(reason, f"Postgres refuses the data ({sqlstate})."),
+                reason=reason,
                 sqlstate=sqlstate,
             ) from error
         if sqlstate == _PROTOCOL_VIOLATION:

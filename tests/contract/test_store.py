@@ -466,6 +466,7 @@ class TestShardStore(StoreContract):
             await shard.apply(change_of(2, update_of(1, increment_tags={"one_more": 1})))
 
         assert caught.value.reason == "too_many_tags"
+        assert str(caught.value) == "Its row would have more than 200 tags."
         row = await shard.row(1)
         assert row is not None
         assert len(row[0]) == 200
