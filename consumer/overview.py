@@ -91,12 +91,12 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     holds: Sequence[HoldLine]
     dead_letters: Mapping[str, int]
     uncommitted_s: float
-    kafka_silent_s: float
-    """How long Kafka has not said where updates stand, though it was asked; 0 while it does."""
     in_flight: int
     in_flight_limit: int
     silent: Sequence[str] = ()
     """Consumers that were asked and did not answer."""
+    kafka_silent_s: float = 0.0
+    """How long Kafka has not said where updates stand, though it was asked; 0 while it does."""
 
 
 def read_overview(of: Sources, name: str) -> Overview:

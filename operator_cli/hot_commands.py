@@ -56,9 +56,13 @@ def _overview(url: str) -> "Overview":
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/overview", timeout=10) as answer:  # noqa: S310
             return msgspec.json.decode(answer.read(), type=Overview)
-    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+    except msgspec.DecodeError as error:
+        raise Misconfigured(
+            f"What answers at {url} is no consumer of this version; name one with --url."
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
         raise Transient(
-            f"The consumer at {url} does not tell ({type(error).__name__}); name it with --url."
+            f"There is no answer from a consumer at {url}; start it, or name another with --url."
         ) from error
 
 
