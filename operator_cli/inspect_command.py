@@ -68,7 +68,9 @@ def inspect(
         int | None,
         typer.Option(min=1, help=f"Stop after so many; {_LIMIT} by default, none for --top."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on as records come.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on as records come; --since says from where.")
+    ] = False,
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="Scan the dead-letter topic instead.")
     ] = False,

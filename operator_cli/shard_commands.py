@@ -31,7 +31,11 @@ def _directory(shard_map: Path | None) -> ShardDirectory:
 @shards_app.command("check", epilog="Example: tidemark shards check --json")
 @with_exit_codes
 def check_shards(shard_map: ShardMapFile = None, as_json: Json = False) -> None:
-    """Ask every shard how it is; 1 if one cannot be asked, 2 if something must be put right."""
+    """Ask every shard how it is; 1 if one cannot be asked, 2 if something must be put right.
+
+    Rows and apps are Postgres's estimates. HOT is the share of updates that stayed on their page
+    and touched no index. What it does not know yet is a question mark.
+    """
     from operator_cli import shards
 
     reports = asyncio.run(shards.check(_directory(shard_map)))
