@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Final, ParamSpec
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,8 @@ from shared.errors import Misconfigured, Transient
 from shared.settings import FrozenModel, KafkaSettings, ServiceSettings
 
 P = ParamSpec("P")
+
+_WIDTH_OF_A_FILE: Final = 400
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -66,3 +68,23 @@ def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
 def print_json(value: object) -> None:
     """Print for programs."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None
+) -> None:
+    """Print IDs in full: what is too wide for a terminal goes on below, except in column `cut`."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for title in titles:
+        table.add_column(title, overflow="ellipsis" if title == cut else "fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    # Not a terminal: a line that is broken is of no use to grep.
+    console = Console()
+    console = console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+    console.print(table)

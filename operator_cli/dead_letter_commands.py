@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
+from operator_cli.conventions import (
+    Json,
+    OperatorSettings,
+    print_json,
+    print_table,
+    with_exit_codes,
+)
 from shared.errors import Misconfigured
 from shared.settings import load
 
@@ -61,7 +67,7 @@ def list_dead_letters(
     if as_json:
         print_json([_summary(letter) for letter in found.letters])
         return
-    _print_table(
+    print_table(
         ("place", "given up", "reason", "sqlstate", "app", "subscription", "origin"),
         [
             (
@@ -165,7 +171,7 @@ def replay_dead_letters(
     if as_json:
         print_json([_outcome(each, done=yes) for each in done.replays])
     else:
-        _print_table(
+        print_table(
             ("place", "origin", "app", "subscription", "order", "outcome", "because"),
             [
                 (
@@ -230,17 +236,3 @@ def _outcome(replay: "Replay", *, done: bool) -> dict[str, Any]:
 
 def _time(timestamp_ms: int) -> str:
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*titles, box=box.SIMPLE)
-    for row in rows:
-        table.add_row(*row)
-    # Not a terminal: a line that is cut is of no use to grep.
-    console = Console()
-    console = console if console.is_terminal else Console(width=400)
-    console.print(table)

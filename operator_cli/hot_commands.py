@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from operator_cli.conventions import Json, print_json, with_exit_codes
+from operator_cli.conventions import Json, print_json, print_table, with_exit_codes
 from shared.errors import Misconfigured, Transient
 from shared.wording import amount
 
@@ -78,17 +78,11 @@ def _members(hot: "Hot") -> dict[str, object]:
 
 
 def _print(title: str, keys: "list[Hot]") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title, "updates", "a second", "share", box=box.SIMPLE)
+    rows = []
     for each in keys:
         name = each.app if each.subscription is None else f"{each.app}/{each.subscription}"
         count = amount(each.low)
         if each.high != each.low:
             count += f" to {amount(each.high)}"
-        table.add_row(name, count, amount(each.per_s), f"{each.share:.1%}")
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(table)
+        rows.append((name, count, amount(each.per_s), f"{each.share:.1%}"))
+    print_table((title, "updates", "a second", "share"), rows)

@@ -7,13 +7,9 @@ from typing import Any, Final
 
 import msgspec
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from operator_cli.adding_up import Sum, differences
-from operator_cli.conventions import print_json
+from operator_cli.conventions import print_json, print_table
 from operator_cli.dead_letters import REDACTED
 from operator_cli.inspection import Scanned, Seen, Top, Tops, fate_of_dead_letter, fates
 from operator_cli.subscriptions import read_subscription
@@ -57,7 +53,7 @@ async def print_records(
         for each, mark in zip(records, marks, strict=True):
             typer.echo(style.line(each, mark))
     else:
-        _print_table(
+        print_table(
             ("position", "accepted", "state", "app", "subscription", "patch"),
             [
                 (
@@ -69,6 +65,7 @@ async def print_records(
                 )
                 for each, mark in zip(records, marks, strict=True)
             ],
+            cut="patch",
         )
     _footer(scanned)
 
@@ -91,7 +88,7 @@ async def print_top(
         print_json([{"name": name, "updates": count} for name, count in most])
     else:
         total = max(1, scanned.matched)
-        _print_table(
+        print_table(
             (what.removesuffix("s"), "updates", "share"),
             [(name, f"{count:,}", f"{count / total:.1%}") for name, count in most],
         )
@@ -138,7 +135,7 @@ async def print_fold(
         typer.echo(f"  properties  {_json(members['properties'])}")
         typer.echo(f"its row stands at {row.receipt}" if row else "it has no row")
         if differ:
-            _print_table(
+            print_table(
                 ("differs", "in the stream", "in the row"),
                 [(f"{each.where}.{each.name}", *_both(each, show_values)) for each in differ],
             )
@@ -203,13 +200,3 @@ def _time(timestamp_ms: int) -> str:
 
 def _footer(scanned: Scanned) -> None:
     typer.echo(scanned.sentence(), err=True)
-
-
-def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(*titles, box=box.SIMPLE)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    # Not a terminal: a line that is cut is of no use to grep.
-    console = Console()
-    console = console if console.is_terminal else Console(width=400)
-    console.print(table)
