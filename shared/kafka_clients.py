@@ -126,6 +126,14 @@ async def require_topics(kafka: KafkaSettings, *others: str) -> None:
         missing_s += _BACKOFF_BASE_S
 
 
+def unasked(kafka: KafkaSettings) -> Transient:
+    """Return the error that says so."""
+    return Transient(
+        f"Kafka at {kafka.bootstrap_servers} could not be asked; start it, or name its brokers "
+        "with TIDEMARK_KAFKA__BOOTSTRAP_SERVERS."
+    )
+
+
 def no_topic(topic: str) -> Misconfigured:
     """Return the error that says so."""
     return Misconfigured(
@@ -148,7 +156,7 @@ async def count_partitions(kafka: KafkaSettings) -> Mapping[str, int]:
         topics = await admin.describe_topics()
     except KafkaError as error:
         if error.retriable:
-            raise Transient(f"Kafka at {kafka.bootstrap_servers} could not be asked.") from error
+            raise unasked(kafka) from error
         raise Misconfigured(
             f"Kafka refuses to describe topics ({type(error).__name__}); check the credentials "
             "and grant Describe."

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from shared.errors import Misconfigured, Transient
-from shared.kafka_clients import FORBIDDEN, client_options, close_client
+from shared.kafka_clients import FORBIDDEN, client_options, close_client, unasked
 from shared.lag import Look
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
@@ -146,7 +146,7 @@ async def open_lag_reader(kafka: KafkaSettings, group: str) -> AsyncIterator[Lag
             # aiokafka's stop() fails where tasks that start() made have not had a turn yet.
             await asyncio.sleep(0)
         except KafkaError as error:
-            raise Transient(f"Kafka at {kafka.bootstrap_servers} could not be asked.") from error
+            raise unasked(kafka) from error
         yield LagReader(client, admin, topic=kafka.topic, group=group, patience_s=timeout_s)
     finally:
         await close_client(client.stop(), timeout_s=timeout_s)
