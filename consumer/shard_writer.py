@@ -200,7 +200,7 @@ class ShardWriter:
     async def retry_locked_for_ever(self) -> None:
         """Try rows again that others held, apart from the ready ones, which need not wait for them.
 
-        All of them at once, after pauses that grow until none is held any more.
+        All of them at once, after pauses that grow for as long as each of them is still held.
         """
         tries = 0
         while True:
@@ -214,6 +214,8 @@ class ShardWriter:
                 self._being_retried = len(rows)
                 await self._flush(rows)
                 self._being_retried = 0
+                if any(row.queue.state is not QueueState.LOCKED for row in rows):
+                    tries = 0
             else:
                 self.breaker.gave_up()
             if not self._locked:

@@ -258,6 +258,30 @@ async def test_a_row_that_others_hold_waits_alone(holds: str) -> None:
     assert shard.graveyard.offsets == []
 
 
+async def test_the_pause_grows_only_while_every_row_is_held() -> None:
+    pauses: list[int] = []
+
+    class Noted(Backoff):
+        def wait_s(self, failures: int, jitter: float) -> float:
+            pauses.append(failures)
+            return 0
+
+    store = FakeStore(locked={(APP, subscription(n)) for n in range(2)})
+    shard = Shard(store, FlushBounds(10**6, 100, saturation=Noted(base_s=0, cap_s=0)))
+    shard.receive(*[update_of(n) for n in range(2)])
+    async with asyncio.timeout(10), shard.running():
+        while len(pauses) < 3:
+            await asyncio.sleep(0)
+        store.locked.remove((APP, subscription(1)))
+        while not store.rows:
+            await asyncio.sleep(0)
+        held_for = max(pauses)
+        while len(pauses) < held_for + 2:
+            await asyncio.sleep(0)
+
+    assert pauses[: held_for + 2] == [*range(1, held_for + 1), 1, 2]
+
+
 async def test_a_table_that_others_hold_opens_the_breaker() -> None:
     store = FakeStore(outage=Transient("Somebody else holds a lock.", locked=True))
     shard = Shard(store)
