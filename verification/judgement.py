@@ -9,7 +9,7 @@ from typing import Any
 
 from verification.audit import Write
 from verification.marks import COUNT, POISON, mark_in, mark_of
-from verification.oracle import Body, Ledger, Position, StoredRow, Subscription
+from verification.oracle import REPETITION, Body, Ledger, Position, StoredRow, Subscription
 
 
 class Fault(Enum):
@@ -44,6 +44,7 @@ class Verdict:
     updates_accepted: int = 0
     unknown_stored: int = 0
     unknown_not_stored: int = 0
+    repetitions: int = 0
     records: int = 0
     poisoned: int = 0
     rows: int = 0
@@ -81,6 +82,7 @@ async def judge(ledger: Ledger, evidence: Evidence) -> Verdict:
     verdict = Verdict(updates_accepted=ledger.count, records=len(evidence.records))
     topic = _Topic(evidence)
     verdict.unknown_stored, verdict.unknown_not_stored = ledger.resolve(topic.find)
+    verdict.repetitions = ledger.resolve_repetitions(topic.find_all)
     verdict.poisoned = len(topic.poisoned)
     _judge_records(verdict, ledger, topic)
     _judge_dead_letters(verdict, topic, evidence)
@@ -110,8 +112,11 @@ class _Topic:
                 self.by_mark.setdefault(mark, []).append(position)
 
     def find(self, body: Body) -> Position | None:
-        positions = self.by_mark.get(mark_of(body))
+        positions = self.find_all(body)
         return positions[0] if positions else None
+
+    def find_all(self, body: Body) -> Sequence[Position]:
+        return self.by_mark.get(mark_of(body), ())
 
 
 def _is_poison(record: Any) -> bool:
@@ -120,17 +125,23 @@ def _is_poison(record: Any) -> bool:
 
 
 def _judge_records(verdict: Verdict, ledger: Ledger, topic: _Topic) -> None:
-    """Each accepted update is at the position of its receipt, once, and nothing else is there."""
+    """Each accepted update is at the position of its receipt, and nothing else is there.
+
+    It is there once, but for repetitions under its key.
+    """
     accepted: set[int] = set()
     for subscription, updates in ledger.accepted.items():
+        repetitions = {position for position, body in updates if body is REPETITION}
         for position, body in updates:
+            if body is REPETITION:
+                continue
             mark = mark_of(body)
             accepted.add(mark)
             found = topic.by_mark.get(mark, [])
             if position not in found:
                 verdict.object(Fault.LOST, position, f"the receipt of {subscription} leads nowhere")
-            if len(found) > 1:
-                verdict.object(Fault.COUNTED_TWICE, position, f"stored {len(found)} times")
+            if (times := len({*found} - repetitions)) > 1:
+                verdict.object(Fault.COUNTED_TWICE, position, f"stored {times} times")
     for mark, positions in topic.by_mark.items():
         if mark not in accepted and not _came_from_poisoner(topic, positions[0]):
             verdict.object(Fault.STORED_UNASKED, positions[0], f"mark {mark} was never accepted")
@@ -194,15 +205,22 @@ class _History:
     """A subscription's updates in the order of their positions, without the poisoned ones."""
 
     def __init__(self, updates: Sequence[tuple[Position, Body]], poisoned: set[Position]) -> None:
-        good = sorted((at, mark_of(body)) for at, body in updates if at not in poisoned)
+        good = sorted(
+            ((at, body) for at, body in updates if at not in poisoned), key=lambda each: each[0]
+        )
         self._positions = [(at.epoch, at.offset) for at, _ in good]
-        self._marks = [mark for _, mark in good]
+        self._states: list[tuple[int, int | None]] = [(0, None)]
+        """How many had an effect, and the mark of the last of them, before and after each."""
+        for _, body in good:
+            count, mark = self._states[-1]
+            self._states.append((count, mark) if body is REPETITION else (count + 1, mark_of(body)))
 
     def through(self, position: tuple[int, int]) -> tuple[int, int | None]:
-        """Return how many updates there are up to a position, and the mark of the one at it."""
-        count = bisect_right(self._positions, position)
-        is_there = count > 0 and self._positions[count - 1] == position
-        return count, self._marks[count - 1] if is_there else None
+        """Return how many effects there are up to a position, and the mark of the row at it."""
+        place = bisect_right(self._positions, position)
+        is_there = place > 0 and self._positions[place - 1] == position
+        count, mark = self._states[place]
+        return count, mark if is_there else None
 
 
 async def _judge_writes(

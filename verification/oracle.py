@@ -19,6 +19,10 @@ Body = Mapping[str, Any]
 """An update as its HTTP body says it."""
 
 
+REPETITION: Body = {}
+"""Stands for an update that was stored again under its idempotency key: it changes nothing."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
     """Where an accepted update stands in Kafka, as its receipt says."""
@@ -63,6 +67,8 @@ class Ledger:
         default_factory=lambda: defaultdict(list)
     )
     unknown: dict[Subscription, list[Body]] = field(default_factory=lambda: defaultdict(list))
+    under_keys: list[tuple[Subscription, Body]] = field(default_factory=list)
+    """What was sent under idempotency keys, as often as its sender liked."""
     count: int = 0
 
     def accept(self, subscription: Subscription, body: Body, receipt: str) -> None:
@@ -91,6 +97,26 @@ class Ledger:
                     self.accepted[subscription].append((position, body))
         self.unknown.clear()
         return stored, missing
+
+    def resolve_repetitions(self, find_all: Callable[[Body], Sequence[Position]]) -> int:
+        """Settle where updates under keys had their effect: where they were stored first.
+
+        `find_all` tells where an update is, in the order of its partition. Returns how often one
+        was stored again. A receipt that leads to none of these places is left as it is.
+        """
+        repetitions = 0
+        for subscription, body in self.under_keys:
+            places = find_all(body)
+            others = [
+                (at, each)
+                for at, each in self.accepted[subscription]
+                if each is not body or at not in places
+            ]
+            effective = [(at, body if at == places[0] else REPETITION) for at in places]
+            self.accepted[subscription] = others + effective
+            repetitions += max(0, len(places) - 1)
+        self.under_keys.clear()
+        return repetitions
 
     def ends(self) -> dict[int, int]:
         """Return by partition the offset just after the last accepted update."""

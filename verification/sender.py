@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
@@ -25,7 +26,8 @@ class Sender:
     """Sends each request until it is accepted, or its outcome is unknown.
 
     What a 503 does not accept is sent again. What is answered with 504, or not at all, may have
-    been accepted: the ledger keeps it apart, and it is not sent again.
+    been accepted: the ledger keeps it apart, and it is not sent again, unless it has an idempotency
+    key. With one, it is sent until it is accepted, and then once more.
     """
 
     def __init__(
@@ -100,18 +102,29 @@ class Sender:
             await self._send(session, request)
 
     async def _send(self, session: aiohttp.ClientSession, request: Request) -> None:
+        if request.key is None:
+            await self._send_until_accepted(session, request)
+            return
+        ((subscription, body),) = request.updates
+        self._ledger.under_keys.append(((request.app, subscription), body))
+        await self._send_until_accepted(session, request)
+        with suppress(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
+            async with _requested(session, request) as response:
+                if response.status not in _NOT_ALL_ACCEPTED:
+                    response.raise_for_status()
+
+    async def _send_until_accepted(self, session: aiohttp.ClientSession, request: Request) -> None:
         while True:
-            method, path, body = _http(request)
             try:
-                async with session.request(method, path, json=body) as response:
+                async with _requested(session, request) as response:
                     left = await self._note(request, response)
                     pause_s = float(response.headers.get("Retry-After", "1"))
             except aiohttp.ClientConnectorError:
                 # Nothing was sent: nobody is there at the moment.
                 left, pause_s = request, _UNREACHABLE_PAUSE_S
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
-                self._note_answer(request, _Answer(unknown=len(request.updates)))
-                return
+                left = self._note_answer(request, _Answer(unknown=len(request.updates)))
+                pause_s = _UNREACHABLE_PAUSE_S
             if left is None or not self.patient:
                 return
             request = left
@@ -142,6 +155,8 @@ class Sender:
         self._on_accepted(len(answer.receipts))
         for subscription, body in itertools.islice(updates, answer.unknown):
             self._ledger.outcome_unknown((request.app, subscription), body)
+        if answer.unknown and request.key is not None:
+            return request
         left = list(updates)
         return replace(request, updates=left) if left else None
 
@@ -174,6 +189,14 @@ async def _pause_until(due: float, stop: asyncio.Event) -> None:
                 await stop.wait()
         except TimeoutError:
             pass
+
+
+def _requested(
+    session: aiohttp.ClientSession, request: Request
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    method, path, body = _http(request)
+    headers = {} if request.key is None else {"Idempotency-Key": request.key}
+    return session.request(method, path, json=body, headers=headers)
 
 
 def _http(request: Request) -> tuple[str, str, dict[str, Any]]:

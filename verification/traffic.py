@@ -3,7 +3,7 @@
 import random
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Final
 
@@ -20,6 +20,16 @@ class Request:
     updates: Sequence[tuple[str, dict[str, Any]]]
     """Subscription ID and body, in the order to be applied."""
     single: bool
+    key: str | None = None
+    """An idempotency key: a single update may be sent again with it, whatever became of it."""
+
+
+def with_keys(requests: Iterator[Request], seed: int, share: float) -> Iterator[Request]:
+    """Give a share of the single updates an idempotency key."""
+    pick = random.Random(seed)  # noqa: S311 - traffic, not secrets
+    for request in requests:
+        keyed = request.single and pick.random() < share
+        yield replace(request, key=str(uuid.uuid4())) if keyed else request
 
 
 class CustomerMix:

@@ -22,7 +22,7 @@ from verification.oracle import Ledger, read_rows
 from verification.progress import wait_until_committed
 from verification.sender import Sender
 from verification.topic import ends_of, read_topic
-from verification.traffic import CustomerMix
+from verification.traffic import CustomerMix, with_keys
 
 _APPLIED_WITHIN_S: Final = 240.0
 """Hopeless after that; far longer than anything takes, so nothing is judged by it."""
@@ -38,6 +38,8 @@ class Load:
     connections: int = 128
     poison_per_s: float = 2.0
     poison_share: float = 0.003
+    keyed_share: float = 0.1
+    """Of single updates: these are repeated under their idempotency keys."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Report:
             f"refused       {self.refused} requests, sent again",
             f"not sent      {self.left_out} updates, for want of a connection",
             f"unknown       {unknown} updates, {verdict.unknown_stored} of them were stored",
+            f"repeated      {verdict.repetitions} updates, stored again under their keys",
             f"judged        {verdict.records} records, {verdict.rows} rows",
             f"              and {verdict.writes} writes, one by one",
             f"applied       {self.settled_after_s:.1f} s after the end",
@@ -119,7 +122,8 @@ async def run_chaos(
         system.ingest_url, ledger, headers=credentials.headers(), connections=load.connections
     )
     injector = Injector(system, say)
-    requests = Marker().mark_all(with_poison(mix.requests(10**9), seed, load.poison_share))
+    poisoned = with_poison(mix.requests(10**9), seed, load.poison_share)
+    requests = Marker().mark_all(with_keys(poisoned, seed, load.keyed_share))
     await system.start("ingest-api", "consumer-1")
     over = asyncio.Event()
     async with background(system.supervise(), system.watch()), asyncio.TaskGroup() as tasks:
