@@ -98,9 +98,14 @@ class LagWatch:
     def _exact(self, look: Look, now_s: float) -> Look:
         """Return what Kafka says of our partitions, with what we know better."""
         ends, positions, oldest = {}, {}, {}
-        for number, work in self._work.partitions.items():
+        partitions = self._work.partitions
+        # Of one that comes back, nobody here knows what happened meanwhile.
+        self._none_waited_ms = {n: at for n, at in self._none_waited_ms.items() if n in partitions}
+        for number, work in partitions.items():
             ends[number] = max(look.ends[number], work.received_to)
-            positions[number] = max(look.positions[number], work.committable or 0)
+            positions[number] = max(
+                look.positions[number], look.begins.get(number, 0), work.committable or 0
+            )
             in_memory = work.oldest_accepted_ms
             if in_memory is not None:
                 oldest[number] = in_memory

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -20,16 +20,20 @@ class Look:
     """One look at Kafka, by partition: end offsets, and the next offset that is not done with.
 
     `oldest_ms` is the acceptance, in Unix time, of what is at that offset, where it is known.
+    `begins` is, of partitions that are behind, from where on there is a record: what retention has
+    removed does not wait.
     """
 
     at_s: float
     ends: Mapping[int, int]
     positions: Mapping[int, int]
     oldest_ms: Mapping[int, int]
+    begins: Mapping[int, int] = field(default_factory=dict)
 
     def lag(self, partition: int) -> int:
         """Count the records of a partition that are accepted and not done with."""
-        return max(0, self.ends.get(partition, 0) - self.positions.get(partition, 0))
+        first = max(self.positions.get(partition, 0), self.begins.get(partition, 0))
+        return max(0, self.ends.get(partition, 0) - first)
 
 
 @dataclass(frozen=True, slots=True)

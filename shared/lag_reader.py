@@ -42,6 +42,8 @@ class LagReader:
         self._patience_s = patience_s
         self._all = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         self._ages: dict[int, tuple[int, int]] = {}
+        self._gaps: dict[int, int] = {}
+        """Up to where there is no record, of partitions that end with offsets that are none."""
 
     async def look(self, *, ages: bool = True) -> Look:
         """Look once; `ages` says whether to read how old the first record is that waits.
@@ -57,7 +59,8 @@ class LagReader:
                 tp.partition: offset
                 for tp, offset in (await self._client.end_offsets(self._all)).items()
             }
-            oldest = await self._oldest(positions, ends) if ages else {}
+            begins = await self._begins(positions, ends)
+            oldest = await self._oldest(positions, ends, begins) if ages else {}
         except FORBIDDEN as error:
             raise Misconfigured(
                 f"Kafka forbids looking at lag ({type(error).__name__}); grant Describe on group "
@@ -65,7 +68,7 @@ class LagReader:
             ) from error
         except (KafkaError, TimeoutError, OSError) as error:
             raise Transient(f"Kafka could not be asked ({type(error).__name__}).") from error
-        return Look(time.time(), ends, positions, oldest)
+        return Look(time.time(), ends, positions, oldest, begins | self._gaps)
 
     async def _positions(self) -> dict[int, int]:
         """Return where the group is; where it has committed nothing, it begins at the beginning."""
@@ -94,15 +97,27 @@ class LagReader:
                 else:
                     return found
 
-    async def _oldest(
+    async def _begins(
         self, positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> dict[int, int]:
-        behind = {each: at for each, at in positions.items() if at < ends.get(each, 0)}
+        """Return the lowest offset that is still there, of the partitions that are behind."""
+        behind = [tp for tp in self._all if positions[tp.partition] < ends[tp.partition]]
+        if not behind:
+            return {}
+        found = await self._client.beginning_offsets(behind)
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def _oldest(
+        self, positions: Mapping[int, int], ends: Mapping[int, int], begins: Mapping[int, int]
+    ) -> dict[int, int]:
+        firsts = {number: max(at, positions[number]) for number, at in begins.items()}
+        self._gaps = {n: end for n, end in self._gaps.items() if n in firsts and end == ends[n]}
+        behind = {n: at for n, at in firsts.items() if at < ends[n] and n not in self._gaps}
         self._ages = {n: age for n, age in self._ages.items() if behind.get(n) == age[0]}
-        await self._read_first({n: at for n, at in behind.items() if n not in self._ages})
+        await self._read_first({n: at for n, at in behind.items() if n not in self._ages}, ends)
         return {number: moment_ms for number, (_, moment_ms) in self._ages.items()}
 
-    async def _read_first(self, offsets: Mapping[int, int]) -> None:
+    async def _read_first(self, offsets: Mapping[int, int], ends: Mapping[int, int]) -> None:
         """Read the first record that waits of each partition; what is not read in time is left."""
         if not offsets:
             return
@@ -117,6 +132,10 @@ class LagReader:
                     for tp, records in found.items():
                         self._ages[tp.partition] = (wanted.pop(tp), records[0].timestamp)
                         self._client.pause(tp)
+                    for tp in [*wanted]:
+                        if await self._client.position(tp) >= ends[tp.partition]:
+                            self._gaps[tp.partition] = ends[tp.partition]
+                            del wanted[tp]
         except TimeoutError:
             pass
         finally:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from shared.lag_reader import open_lag_reader
 from shared.settings import KafkaSettings
 from tests.consumers import (
     ServiceProcess,
@@ -98,6 +101,34 @@ async def test_lag_is_right_while_no_consumer_runs(
     assert by_shard["all"]["catch_up_s"] is None
     assert [each["message_lag"] for each in applied] == [0] * 5
     assert {each["time_lag_s"] for each in applied} == {0}
+
+
+async def test_what_was_removed_and_what_is_no_record_does_not_wait(
+    kafka_settings: KafkaSettings,
+) -> None:
+    home = TopicPartition(kafka_settings.topic, 0)
+    where = {"bootstrap_servers": kafka_settings.bootstrap_servers}
+    admin = AIOKafkaAdminClient(**where)
+    producer = AIOKafkaProducer(**where, transactional_id=home.topic)
+    member = AIOKafkaConsumer(**where, group_id=home.topic, enable_auto_commit=False)
+    await produce(kafka_settings, [update_of(n) for n in range(3)], Ledger())
+    await asyncio.gather(*(each.start() for each in (admin, producer, member)))
+    member.assign([home])
+    looks = []
+    try:
+        await member.commit({home: 1})
+        async with producer.transaction():  # leaves a marker behind its record
+            await producer.send(home.topic, b"", partition=0)
+        async with open_lag_reader(kafka_settings, home.topic) as reader:
+            for begin in (2, 4, 5):
+                await admin.delete_records({home: RecordsToDelete(before_offset=begin)})
+                looks.append(await reader.look())
+    finally:
+        await asyncio.gather(admin.close(), producer.stop(), member.stop())
+
+    assert [look.positions[0] for look in looks] == [1, 1, 1]
+    assert [look.lag(0) for look in looks] == [3, 0, 0]
+    assert [0 in look.oldest_ms for look in looks] == [True, False, False]
 
 
 async def test_inspect_finds_what_is_asked_for_and_says_what_became_of_it(

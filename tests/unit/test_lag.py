@@ -52,6 +52,12 @@ def test_nothing_that_waits_is_no_lag_whatever_was_read_before() -> None:
     assert (lag.message_lag, lag.time_lag_s, lag.catch_up_s) == (0, 0, 0)
 
 
+def test_what_retention_has_removed_does_not_wait() -> None:
+    look = Look(10, {0: 10, 1: 10}, {0: 2, 1: 2}, {}, begins={0: 6, 1: 10})
+
+    assert [look.lag(0), look.lag(1)] == [4, 0]
+
+
 def test_shards_add_up_to_all() -> None:
     history = LagHistory()
     history.add(Look(10, {0: 5, 1: 9}, {0: 1, 1: 2}, {0: 4_000, 1: 8_000}))
