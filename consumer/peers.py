@@ -63,7 +63,10 @@ def _ask(peer: str) -> Overview | None:
 def together(views: Sequence[Overview], silent: Sequence[str] = ()) -> Overview:
     """Add up what consumers say; each partition is one consumer's."""
     own = views[0]
-    shards = [reduce(_add, parts) for parts in zip(*(view.shards for view in views), strict=True)]
+    # By name: while a new shard map is rolled out, consumers differ in it.
+    parts: dict[str, list[ShardView]] = defaultdict(list)
+    for shard in chain.from_iterable(view.shards for view in views):
+        parts[shard.name].append(shard)
     dead: Counter[str] = Counter()
     for view in views:
         dead.update(view.dead_letters)
@@ -73,7 +76,7 @@ def together(views: Sequence[Overview], silent: Sequence[str] = ()) -> Overview:
         name=f"{len(views)} consumers" if len(views) > 1 else own.name,
         ready=any(view.ready for view in views),
         partitions=sum(view.partitions for view in views),
-        shards=shards,
+        shards=[reduce(_add, each) for each in parts.values()],
         hot_subscriptions=_hottest((hot for v in views for hot in v.hot_subscriptions), per_s),
         hot_apps=_hottest((hot for view in views for hot in view.hot_apps), per_s),
         updates_per_s=per_s,

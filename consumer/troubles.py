@@ -17,6 +17,7 @@ _UNCOMMITTED_S: Final = 30.0
 _SKEW_RECORDS: Final = 1_000
 _SKEW_SHARE: Final = 0.8
 _NEAR_LIMIT: Final = 0.9
+_NOT_KNOWN: Final = "Whether all updates are applied is not known at the moment."
 
 Severity = Literal["bad", "warn", "note"]
 
@@ -44,6 +45,7 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "warn",
             "This consumer has not been given partitions yet.",
             "It joins its group; if that takes longer than a minute, look at its log.",
+            _NOT_KNOWN,
         )
     if view.kafka_silent_s:
         since = clock(view.at_s - view.kafka_silent_s)
@@ -62,6 +64,7 @@ def _all(view: Overview) -> Iterator[Trouble]:
             f"The consumer at {name} does not answer, so its numbers are missing here.",
             "If it is down, its partitions go to others when its session ends. `tidemark lag` "
             "shows them all the same.",
+            _NOT_KNOWN,
         )
     for shard in view.shards:
         yield from _of_shard(shard, others=len(view.shards) > 1)
@@ -123,6 +126,7 @@ def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
             "their updates wait, others go on.",
             "The oldest transactions in pg_stat_activity say whose it is (runbook: shard-stalled). "
             "When it ends, they are written by themselves.",
+            f"Some updates of {apps} wait.",
         )
     if shard.stopped:
         yield Trouble(
@@ -131,6 +135,7 @@ def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
             "can never succeed.",
             "`tidemark inspect --dead-letters` shows them. Put right what writes them, then "
             "restart the consumer.",
+            f"Some updates of {apps} wait.",
         )
     if (
         shard.partition_max > _SKEW_RECORDS

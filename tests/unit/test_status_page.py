@@ -150,6 +150,21 @@ async def test_kafka_is_silent_from_the_last_look_that_it_answered(
         looking.cancel()
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        overview(shard(stopped=1)),
+        overview(shard(locked=1)),
+        overview(ready=False),
+        overview(silent=["http://consumer-3:8090"]),
+    ],
+)
+def test_customers_are_not_told_that_all_is_well_while_it_is_not_or_is_not_known(
+    view: Overview,
+) -> None:
+    assert "All is well." not in render(view, public=True)
+
+
 def test_what_a_name_contains_is_not_markup() -> None:
     page = render(overview(name="<script>alert(1)</script>"), public=False)
 
@@ -179,6 +194,15 @@ def test_consumers_add_up_and_the_one_that_is_silent_is_named() -> None:
     assert added.trend == [Point(101.0, 100, 7.0)]
     assert both.hot_subscriptions[0].share == 0.2
     assert "http://consumer-3:8090" in troubles(both)[0].what
+
+
+def test_consumers_with_different_shard_maps_are_shown_while_a_new_one_is_rolled_out() -> None:
+    both = together([overview(shard(), shard("shard-1")), overview(shard(message_lag=5))])
+
+    assert [(each.name, each.message_lag) for each in both.shards] == [
+        ("shard-0", 5),
+        ("shard-1", 0),
+    ]
 
 
 def test_a_name_with_several_addresses_means_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
