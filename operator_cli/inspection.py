@@ -29,6 +29,8 @@ from shared.updates import Update, decode
 
 _PORTION: Final = 50_000
 _FOLLOW_S: Final = 0.5
+_CLOCKS_APART_MS: Final = 60_000
+"""By how much the clock of who gave up on a record may be behind that of who accepted it."""
 
 Top = Literal["apps", "subscriptions", "tags"]
 
@@ -41,15 +43,25 @@ class Condition:
     is not there, does not match.
 
     Raises:
-        Misconfigured: it is no expression.
+        Misconfigured: it is no expression, or speaks of something that there is not.
     """
 
     def __init__(self, text: str) -> None:
+        self.unfit = 0
+        """For how many records it failed otherwise than by a tag or property that is not there."""
         try:
             self._program = cel.compile(text)
         except ValueError as error:
             what = str(error).partition("\n")[0]
             raise Misconfigured(f"--where cannot be read as CEL: {what}") from error
+        known = {*_VARIABLES, *_TYPES, *_BOUND.findall(text)}
+        strange = {*self._program.variables()} - known
+        strange |= {each for each in self._program.functions() if each.isidentifier()} - _FUNCTIONS
+        if strange:
+            raise Misconfigured(
+                f"--where cannot be evaluated: there is no {', '.join(sorted(strange))}. It knows "
+                f"{', '.join(_VARIABLES)}."
+            )
         # Only what it speaks of: handing a value over takes longer than most expressions.
         self._reads = {
             name: _only(read, fields) if (fields := _fields(text, name)) else read
@@ -58,20 +70,16 @@ class Condition:
         }
 
     def matches(self, record: Any, update: Update) -> bool:
-        """Say whether it is true of a record.
-
-        Raises:
-            Misconfigured: it speaks of something that there is not.
-        """
+        """Say whether it is true of a record."""
         values = {name: read(record, update) for name, read in self._reads.items()}
         try:
             return self._program.execute(values) is True
-        except (ValueError, KeyError, TypeError):
+        except KeyError:
             return False
-        except RuntimeError as error:
-            raise Misconfigured(
-                f"--where cannot be evaluated: {error} It knows {', '.join(_VARIABLES)}."
-            ) from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+            # What they say may quote a value.
+            self.unfit += 1
+            return False
 
 
 _Read = Callable[[Any, Update], Any]
@@ -102,6 +110,18 @@ _VARIABLES: Final[Mapping[str, _Read]] = {
     "partition": lambda record, _: record.partition,
     "offset": lambda record, _: record.offset,
     "accepted": lambda record, _: datetime.fromtimestamp(record.timestamp / 1000, UTC),
+}
+
+_BOUND: Final = re.compile(r"\.(?:all|exists|exists_one|map|filter)\(\s*(\w+)\s*,")
+"""The variable of a macro such as `tags.exists(name, name == 'plan')`."""
+
+_TYPES: Final = {"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type"}
+
+_FUNCTIONS: Final = {
+    *("size", "contains", "startsWith", "endsWith", "matches", "type", "dyn"),
+    *("int", "uint", "double", "string", "bytes", "timestamp", "duration"),
+    *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
+    *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
 }
 
 
@@ -186,7 +206,9 @@ class Scanned:
     end: int | None = None
     complete: bool = True
     removed: bool = False
-    """Whether retention has removed what came before."""
+    """Whether retention has removed what came before, or may have removed some of it."""
+    unfit: int = 0
+    """For how many records --where could not be evaluated."""
 
     def sentence(self) -> str:
         """Say what was looked at, and whether it was everything that was asked for."""
@@ -202,6 +224,8 @@ class Scanned:
         )
         if self.removed:
             parts.append("older records were removed by retention")
+        if self.unfit:
+            parts.append(f"--where could not be evaluated for {self.unfit:,} of them")
         return "; ".join(parts) + "."
 
 
@@ -230,7 +254,7 @@ async def scan(
         starts, ends = await _range(reader, partitions, filters)
         beginnings = await reader.beginnings(partitions)
         scanned.partitions = len(partitions)
-        scanned.removed = filters.since_ms is None and any(beginnings.values())
+        scanned.removed = any(0 < first == starts[n] for n, first in beginnings.items())
         if only_one:
             scanned.first, scanned.end = starts[partitions[0]], ends[partitions[0]]
         while True:
@@ -239,7 +263,9 @@ async def scan(
                     advance(len(records))
                     for record in filters.sieve(records):
                         seen = Seen(record, update_in(record, dead=dead_letters))
-                        if not filters.match(record, seen.update):
+                        matches = filters.match(record, seen.update)
+                        scanned.unfit = filters.where.unfit if filters.where else 0
+                        if not matches:
                             continue
                         scanned.matched += 1
                         yield seen
@@ -323,7 +349,7 @@ async def fates(kafka: KafkaSettings, group: str, seen: Sequence[Seen]) -> Fates
     if not seen:
         return Fates({}, frozenset(), frozenset())
     wanted = {(each.record.partition, each.record.offset) for each in seen}
-    since_ms = min(each.record.timestamp for each in seen)
+    since_ms = min(each.record.timestamp for each in seen) - _CLOCKS_APART_MS
     async with open_lag_reader(kafka, group) as reader:
         committed = (await reader.look(ages=False)).positions
     dead: set[tuple[int, int]] = set()

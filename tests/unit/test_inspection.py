@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from operator_cli.adding_up import Sum
-from operator_cli.inspection import Condition, Filters
+from operator_cli.inspection import Condition, Filters, Scanned
 from shared.errors import Misconfigured
 from shared.updates import KEY_KNOWN_FOR_MS, Update, encode
 from tests.records import APP, StubRecord, once_of, update_of
@@ -31,6 +31,8 @@ def record(update: Update = UPDATE, **fields: Any) -> StubRecord:
         ("tags.exists(name, name == 'level') && tags.plan.startsWith('p')", True),
         ("size(tags) == 2 && tags['plan'] == 'pro'", True),
         ("accepted < timestamp('2026-01-01T00:00:00Z')", True),
+        ("type(tags.plan) == string && accepted.getHours() >= 0", True),
+        ("tags.level.startsWith('p')", False),
     ],
 )
 def test_an_expression_is_true_or_does_not_match(text: str, true: bool) -> None:
@@ -40,7 +42,19 @@ def test_an_expression_is_true_or_does_not_match(text: str, true: bool) -> None:
 @pytest.mark.parametrize("text", ["tags.plan ==", "tagz.plan == 'pro'", "__import__('os')"])
 def test_what_is_no_expression_over_a_record_is_refused(text: str) -> None:
     with pytest.raises(Misconfigured, match="--where"):
-        assert Condition(text).matches(record(), UPDATE) is None
+        Condition(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["duration(tags.plan) > duration('1s')", "1 / 0 == 1", "[1][5] == 1", "tags.plan.matches('(')"],
+)
+def test_what_cannot_be_evaluated_does_not_match_is_counted_and_quotes_no_value(text: str) -> None:
+    condition = Condition(text)
+
+    assert not condition.matches(record(), UPDATE)
+    assert condition.unfit == 1
+    assert "could not be evaluated for 1 of them" in Scanned(unfit=1).sentence()
 
 
 @pytest.mark.parametrize(
