@@ -150,10 +150,12 @@ def _heading(scenario: "Scenario") -> str:
 
 def _conclusion(found: "Plan") -> str:
     most, oldest = found.message_peak, found.time_peak
+    if round(most.message_lag) == 0:
+        return "Nothing waits."
     text = (
-        f"Most waits after {duration(max(0.0, most.at_s))}: {amount(most.message_lag)}. The oldest "
-        f"is oldest after {duration(max(0.0, oldest.at_s))}: {duration(oldest.time_lag_s)}. All is "
-        f"caught up with after {duration(max(0.0, found.caught_up_s))}."
+        f"Most waits after {duration(most.at_s)}: {amount(most.message_lag)}. The oldest is oldest "
+        f"after {duration(oldest.at_s)}: {duration(oldest.time_lag_s)}. All is caught up with "
+        f"after {duration(found.caught_up_s)}."
     )
     if oldest.at_s > most.at_s * 1.05:
         text += (

@@ -8,7 +8,9 @@ applied then was accepted in the thick of the burst.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from math import isfinite
 from typing import Final
 
 from shared.errors import Misconfigured
@@ -30,7 +32,8 @@ class Burst:
 class Scenario:
     """What is accepted, and how much can be applied; rates in records a second.
 
-    `backlog` waits at the beginning. Nothing is applied for `stopped_s` after the burst began.
+    `backlog` waits when the burst begins, and came at the usual rate, where there is one. Nothing
+    is applied for `stopped_s` after that.
     """
 
     rate: float
@@ -40,6 +43,9 @@ class Scenario:
     stopped_s: float = 0.0
 
     def __post_init__(self) -> None:
+        numbers = (self.rate, self.capacity, self.backlog, self.stopped_s, *astuple(self.burst))
+        if not all(map(isfinite, numbers)):
+            raise Misconfigured("Rates, times and the backlog must be finite; name smaller ones.")
         if self.capacity <= self.rate:
             raise Misconfigured(
                 f"A capacity of {self.capacity:g} a second never catches up with {self.rate:g} a "
@@ -65,34 +71,40 @@ class Plan:
     @property
     def message_peak(self) -> Moment:
         """When most waits."""
-        return max(self.moments, key=lambda moment: moment.message_lag)
+        return max(self._since_burst, key=lambda moment: moment.message_lag)
 
     @property
     def time_peak(self) -> Moment:
         """When the oldest is oldest."""
-        return max(self.moments, key=lambda moment: moment.time_lag_s)
+        return max(self._since_burst, key=lambda moment: moment.time_lag_s)
 
     @property
     def caught_up_s(self) -> float:
         """When nothing waits any more."""
         last = max((m.at_s for m in self.moments if m.message_lag > 0.5), default=0.0)  # noqa: PLR2004
-        return next((m.at_s for m in self.moments if m.at_s > last), last)
+        return next((m.at_s for m in self.moments if m.at_s > last), last) if last else 0.0
+
+    @property
+    def _since_burst(self) -> list[Moment]:
+        return [moment for moment in self.moments if moment.at_s >= 0]
 
 
 def simulate(scenario: Scenario, until_s: float | None = None) -> Plan:
     """Work out both lags from a little before the burst until all is caught up with."""
     end_s = until_s or _end(scenario)
     step = end_s / _STEPS
-    times = [-end_s * _LEAD_SHARE + n * step for n in range(int(_STEPS * (1 + _LEAD_SHARE)) + 1)]
-    # What waited at the beginning was accepted before it, at the usual rate.
+    evenly = (-end_s * _LEAD_SHARE + n * step for n in range(int(_STEPS * (1 + _LEAD_SHARE)) + 1))
+    # However long it all takes, where the curves bend is among them.
+    times = sorted({*evenly, 0.0, scenario.burst.seconds, scenario.stopped_s})
     before_s = scenario.backlog / scenario.rate if scenario.rate else 0.0
     origin = times[0] - before_s
     accepted = [_accepted(scenario, now, origin) for now in times]
     applied = [accepted[0] - scenario.backlog]
-    for n in range(1, len(times)):
-        can = scenario.capacity * step
-        if 0 <= times[n - 1] < scenario.stopped_s:
-            can *= max(0.0, times[n] - scenario.stopped_s) / step
+    for n, (before, now) in enumerate(pairwise(times), 1):
+        if now <= 0:
+            applied.append(accepted[n] - scenario.backlog)
+            continue
+        can = scenario.capacity * (now - before) if before >= scenario.stopped_s else 0.0
         applied.append(min(accepted[n], applied[-1] + can))
     return Plan(
         [
@@ -126,7 +138,7 @@ def _accepted_at(scenario: Scenario, count: float, origin_s: float, latest_s: fl
     before = -origin_s * scenario.rate
     during = burst.rate * burst.seconds
     if count < before:
-        at = origin_s + count / scenario.rate
+        at = origin_s + count / scenario.rate if scenario.rate else 0.0
     elif count < before + during:
         at = (count - before) / burst.rate
     elif scenario.rate:

@@ -1,6 +1,6 @@
 """What a burst does, worked out."""
 
-from math import isclose
+from math import inf, isclose
 
 import pytest
 
@@ -37,6 +37,38 @@ def test_a_backlog_is_as_old_as_it_took_to_come() -> None:
 
     assert isclose(plan.moments[0].time_lag_s, 10, rel_tol=0.01)
     assert at(plan, 1_000).message_lag == 0
+
+
+def test_a_backlog_waits_from_when_the_burst_begins_and_through_a_stop() -> None:
+    quiet, stop = Burst(0, 0), 60.0
+    backlog = simulate(Scenario(rate=1_000, capacity=2_000, burst=quiet, backlog=100_000))
+    stopped = simulate(
+        Scenario(rate=1_000, capacity=2_000, burst=quiet, backlog=100_000, stopped_s=stop)
+    )
+
+    assert (backlog.message_peak.at_s, backlog.message_peak.message_lag) == (0, 100_000)
+    assert isclose(backlog.caught_up_s, 100, rel_tol=0.01)
+    assert isclose(stopped.message_peak.message_lag, 160_000)
+    assert isclose(stopped.time_peak.time_lag_s, 160)
+
+
+def test_the_peak_of_a_short_burst_is_found_however_long_catching_up_takes() -> None:
+    plan = simulate(Scenario(rate=1_000, capacity=1_001, burst=Burst(2_001, 10)))
+
+    assert isclose(plan.message_peak.message_lag, 10_000)
+    assert plan.message_peak.at_s == 10
+
+
+def test_a_backlog_to_which_nothing_is_added_is_worked_off() -> None:
+    plan = simulate(Scenario(rate=0, capacity=100, burst=Burst(0, 0), backlog=1_000))
+
+    assert isclose(plan.caught_up_s, 10, rel_tol=0.01)
+    assert isclose(plan.time_peak.time_lag_s, 10, rel_tol=0.01)
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="finite"):
+        Scenario(rate=1, capacity=2, burst=Burst(0, 0), backlog=inf)
 
 
 def test_a_capacity_that_never_catches_up_is_told() -> None:
