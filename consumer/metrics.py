@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from consumer.assigned_work import AssignedWork
 from consumer.breaker import BreakerState
@@ -13,6 +14,7 @@ from consumer.holding import HoldingTopic
 from consumer.hot_keys import HotKeys
 from consumer.lag_watch import LagWatch
 from consumer.observer import FlushObserver, ShardNotes
+from consumer.once import REUSED
 from consumer.partition_work import PartitionWork
 from consumer.shard_writer import ShardWriter
 from shared.histogram import Histogram
@@ -21,6 +23,11 @@ from shared.lag import TOTAL, Lag
 from shared.metrics import Consumer, Metric
 from shared.telemetry import Labels, Read
 from shared.topology import ShardMap
+
+_NONE_YET: Final = dict.fromkeys(
+    ("undecodable", "wrong_partition", "refused", "too_many_tags", REUSED), 0
+)
+"""Told from the start: whoever looks for an increase sees none where a count only appears."""
 
 _Readings = Iterable[tuple[float, Labels]]
 
@@ -76,7 +83,8 @@ def reads(of: Sources) -> Mapping[Metric, Read]:
         Consumer.uncommitted_age: lambda: [(of.commits.owed_s, {})],
         Consumer.rebalances: lambda: [(of.work.assignments, {})],
         Consumer.dead_letters: lambda: [
-            (count, {"reason": reason}) for reason, count in of.dead_letters.counts.items()
+            (count, {"reason": reason})
+            for reason, count in {**_NONE_YET, **of.dead_letters.counts}.items()
         ],
         Consumer.holds: lambda: [
             (sum(view.state is not HoldState.RELEASED for view in of.holds.views()), {})
