@@ -40,6 +40,7 @@ Read = Callable[[], Iterable[tuple[float | Histogram, Labels]]]
 
 _SCOPE: Final = InstrumentationScope("tidemark", version("tidemark"))
 _EXPORT_INTERVAL_MS: Final = 60_000
+_FAREWELL_S: Final = 2.0
 
 
 class Telemetry:
@@ -233,10 +234,13 @@ async def open_telemetry(service: str, reads: Mapping[Metric, Read]) -> AsyncIte
 
 
 @asynccontextmanager
-async def open_tracer(service: str) -> AsyncIterator[Tracer | None]:
+async def open_tracer(
+    service: str, *, farewell_s: float = _FAREWELL_S
+) -> AsyncIterator[Tracer | None]:
     """Yield a tracer whose spans go where the standard variables say; None where they do not.
 
-    Its every span is recorded: what is worth one is decided before it is made.
+    Its every span is recorded: what is worth one is decided before it is made. At the end it waits
+    for `farewell_s` at most for a collector to take what is left.
     """
     if not _exports("TRACES"):
         yield None
@@ -244,9 +248,12 @@ async def open_tracer(service: str) -> AsyncIterator[Tracer | None]:
     provider = TracerProvider(
         sampler=ALWAYS_ON, resource=_resource(service), shutdown_on_exit=False
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
         yield provider.get_tracer(_SCOPE.name, _SCOPE.version)
     finally:
-        # It sends what is left, for a second or two at most, and must not stop the loop.
+        # It would try for half a minute to send what is left, at a collector that is away.
+        giving_up = asyncio.get_running_loop().call_later(farewell_s, exporter.shutdown)
         await asyncio.to_thread(provider.shutdown)
+        giving_up.cancel()

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 from opentelemetry.semconv._incubating.attributes import db_attributes, messaging_attributes
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local import credentials
 from shared.metrics import Consumer, Ingest, Kind, Metric, metrics_of
 from shared.settings import KafkaSettings
+from shared.telemetry import open_tracer
 from tests.consumers import (
     ServiceProcess,
     consumer_environment,
@@ -180,6 +182,15 @@ async def test_metrics_add_up_to_what_was_done(
     assert answered == 2
     for process, group in ((consumer, Consumer), (ingest, Ingest)):
         for metric in metrics_of(group):
-            if metric is not Consumer.dead_letters:  # it has no reason yet
-                ending = "_bucket" if metric.kind is Kind.HISTOGRAM else ""
-                assert metric.prometheus_name + ending in exposed[process]
+            ending = "_bucket" if metric.kind is Kind.HISTOGRAM else ""
+            assert metric.prometheus_name + ending in exposed[process]
+
+
+async def test_a_collector_that_is_away_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+
+    async with asyncio.timeout(5), open_tracer("tidemark-test", farewell_s=0.1) as tracer:
+        assert tracer is not None
+        tracer.start_span("last").end()
