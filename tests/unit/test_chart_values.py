@@ -7,9 +7,13 @@ import jsonschema
 import pytest
 import yaml
 
+from consumer.settings import ConsumerSettings
+from deploy.helm.renders import GOLDEN
 from deploy.helm.renew import generated
 from deploy.helm.values import CHART, VALUE_SETS, read_values
 from shared.errors import Misconfigured
+from tests.fake_publisher import FakePublisher
+from tests.ingest_apps import app_of
 
 
 def merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +36,23 @@ def validate(over: dict[str, Any]) -> None:
 def test_schema_and_table_are_as_generated() -> None:
     for path, content in generated().items():
         assert path.read_text("utf-8") == content, f"{path.name} is stale: run `make chart`"
+
+
+def test_customers_reach_every_route_of_the_api_and_neither_metrics_nor_probes() -> None:
+    rendered = yaml.safe_load_all((GOLDEN / "production.yaml").read_text("utf-8"))
+    [rule] = next(each for each in rendered if each["kind"] == "Ingress")["spec"]["rules"]
+    public = [each["path"] for each in rule["http"]["paths"]]
+    routes = {*app_of(FakePublisher()).openapi()["paths"], "/docs", "/openapi.json", "/metrics"}
+
+    outside = {each for each in routes if not any(f"{each}/".startswith(f"{p}/") for p in public)}
+
+    assert outside == {"/metrics", "/livez", "/readyz"}
+
+
+def test_the_guard_of_memory_knows_the_consumers_default() -> None:
+    default = ConsumerSettings.model_fields["in_flight"].default.bytes_max
+
+    assert f"default {default} " in (CHART / "templates" / "guards.yaml").read_text("utf-8")
 
 
 def test_the_defaults_and_every_value_set_obey_the_schema() -> None:

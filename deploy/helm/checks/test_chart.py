@@ -229,6 +229,14 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
             "twice of which may be in memory, and consumer.resources.limits.memory is 768Mi",
         ),
         (
+            ['consumer.resources.limits.memory="128Mi"'],
+            "bytes_max is 83886080, twice of which may be in memory",
+        ),
+        (
+            ['consumer.extraEnv=[{"name": "TIDEMARK_WRITE__ROWS_PER_FLUSH_MAX", "value": "9"}]'],
+            "write it in consumer.settings",
+        ),
+        (
             ["consumer.settings.write.flushes_in_flight_max=null"],
             "missing property 'flushes_in_flight_max'",
         ),

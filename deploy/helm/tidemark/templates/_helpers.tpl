@@ -180,6 +180,11 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* What customers may call. Not /metrics, which tells how much they send, and no probes. */}}
+{{- define "tidemark.publicPaths" -}}
+[/v1, /api/v1, /apps, /problems, /docs, /openapi.json]
+{{- end -}}
+
 {{- define "tidemark.group" -}}
 {{ (.Values.consumer.settings.group).id | default "tidemark-consumer" }}
 {{- end -}}
