@@ -252,6 +252,10 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
             [f'shards=[{{"name": "{"s" * 47}", "connectionsMax": 9}}]'],
             "has a name of 47 characters, and the job that migrates it has room for 46",
         ),
+        (
+            ['ingest.limitsStore.existingSecret="limits"'],
+            "networkPolicy.extraEgress is empty: pods could not reach the store",
+        ),
         (["ingest.ingress.enabled=true"], "list its hosts"),
         (["ingest.gateway.enabled=true"], "name the gateways"),
         (["consumer.replcias=1"], "additional properties 'replcias' not allowed"),
