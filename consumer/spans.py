@@ -99,7 +99,7 @@ class ProcessSpans:
     def given_up(self, record: Record, rejected: Rejected) -> None:
         """Make a span for a record that is in the dead-letter topic now."""
         sender = sampled_sender(record.headers) if record.headers else None
-        if sender is not None or self._unasked.may():
+        if (self._unasked if sender is None else self._asked).may():
             span = self._process(record, sender, fold_size=1, started_ns=time.time_ns())
             _fail(span, rejected.reason, str(rejected))
             span.end()
