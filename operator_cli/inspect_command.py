@@ -105,6 +105,11 @@ def inspect(
 
     if follow and (top or fold):
         raise Misconfigured("--follow never ends, so there is nothing to add up; leave one out.")
+    if fold and (dead_letters or tag or trace or where or since):
+        raise Misconfigured(
+            "--fold adds up everything of a subscription, or it would differ from its row; leave "
+            "out --dead-letters, --tag, --trace, --where and --since."
+        )
     settings = load(OperatorSettings)
     filters = _filters(
         app=app,
@@ -163,12 +168,16 @@ def _filters(
     if trace is not None and _is_trace(trace.lower()) is None:
         raise Misconfigured(f"--trace {trace} is no trace ID; write 32 hexadecimal digits.")
     now = datetime.now(UTC)
+    since_ms = None if since is None else dead_letters.since(since, now)
+    until_ms = None if until is None else dead_letters.since(until, now)
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise Misconfigured(f"--since {since} is not before --until {until}; exchange them.")
     return inspection.Filters(
         app=app and subscriptions.canonical("--app", app),
         subscription=subscription and subscriptions.canonical("--subscription", subscription),
         tag=tag,
         trace=trace and trace.lower(),
         where=None if where is None else inspection.Condition(where),
-        since_ms=None if since is None else dead_letters.since(since, now),
-        until_ms=None if until is None else dead_letters.since(until, now),
+        since_ms=since_ms,
+        until_ms=until_ms,
     )

@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from operator_cli.adding_up import Sum
 from operator_cli.inspection import Condition, Filters, Scanned
+from operator_cli.main import app
 from shared.errors import Misconfigured
 from shared.updates import KEY_KNOWN_FOR_MS, Update, encode
 from tests.records import APP, StubRecord, once_of, update_of
@@ -104,3 +106,18 @@ def test_what_is_sent_again_under_its_key_adds_nothing_for_a_day() -> None:
 
     assert total.properties == {"session_count": 2}
     assert (total.updates, total.repeated) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--since", "1m", "--until", "2h"], "is not before"),
+        (["--fold", "--app", APP, "--since", "1h"], "--fold adds up everything"),
+        (["--fold", "--app", APP, "--dead-letters"], "--fold adds up everything"),
+    ],
+)
+def test_what_would_answer_another_question_is_refused(arguments: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(app, ["inspect", *arguments])
+
+    assert result.exit_code == 2
+    assert sentence in result.output
