@@ -1,11 +1,12 @@
 """Everything that the status page tells, as one value that is read at each request."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypedDict, TypeVar
 
 import msgspec
 
+from consumer.budget import ShardBudget
 from consumer.hot_keys import HotKeys
 from consumer.metrics import Sources
 from shared.holds import HoldState
@@ -92,7 +93,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: Mapping[str, int]
     uncommitted_s: float
     in_flight: int
-    in_flight_limit: int
+    in_flight_share: float
+    """How much of the bounds on records and bytes in memory is used, 0 to 1."""
     silent: Sequence[str] = ()
     """Consumers that were asked and did not answer."""
     kafka_silent_s: float = 0.0
@@ -130,7 +132,18 @@ def read_overview(of: Sources, name: str) -> Overview:
         uncommitted_s=of.commits.owed_s,
         kafka_silent_s=of.lag.silent_s,
         in_flight=sum(budget.records for budget in budgets),
-        in_flight_limit=sum(budget.bounds.share_records for budget in budgets),
+        in_flight_share=used(budgets),
+    )
+
+
+def used(budgets: Collection[ShardBudget]) -> float:
+    """Return how much of the bounds on records and bytes in memory is used, 0 to 1."""
+    bounds = [each.bounds for each in budgets]
+    if not bounds:
+        return 0.0  # nothing is assigned yet
+    return max(
+        sum(each.records for each in budgets) / sum(each.share_records for each in bounds),
+        sum(each.bytes for each in budgets) / sum(each.share_bytes for each in bounds),
     )
 
 

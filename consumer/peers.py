@@ -84,7 +84,7 @@ def together(views: Sequence[Overview], silent: Sequence[str] = ()) -> Overview:
         uncommitted_s=max(view.uncommitted_s for view in views),
         kafka_silent_s=max(view.kafka_silent_s for view in views),
         in_flight=sum(view.in_flight for view in views),
-        in_flight_limit=sum(view.in_flight_limit for view in views),
+        in_flight_share=max(view.in_flight_share for view in views),
         silent=silent,
     )
 

@@ -76,7 +76,7 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "Rows are written all the same. Look whether Kafka answers, and whether its log "
             "speaks of rebalances.",
         )
-    if view.in_flight_limit and view.in_flight >= _NEAR_LIMIT * view.in_flight_limit:
+    if view.in_flight_share >= _NEAR_LIMIT:
         yield Trouble(
             "warn",
             "Memory for records is nearly used up, so partitions wait to be fetched.",

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from consumer.assigned_work import AssignedWork
+from consumer.budget import BudgetBounds, ShardBudget
 from consumer.lag_watch import LagWatch
-from consumer.overview import Hot, Overview, Point, ShardView
+from consumer.overview import Hot, Overview, Point, ShardView, used
 from consumer.peers import addresses_of, together
 from consumer.status_page import render
 from consumer.troubles import troubles
@@ -64,7 +65,7 @@ def overview(*shards: ShardView, **fields: Any) -> Overview:
         uncommitted_s=0.0,
         kafka_silent_s=0.0,
         in_flight=10,
-        in_flight_limit=1_000,
+        in_flight_share=0.01,
     )
     return msgspec.structs.replace(calm, **fields)
 
@@ -219,3 +220,10 @@ def test_a_name_with_several_addresses_means_each_of_them(monkeypatch: pytest.Mo
         "http://[fd00::1]:8090",
     ]
     assert addresses_of("http://alone:8090") == ["http://alone:8090"]
+
+
+def test_memory_is_as_full_as_the_bound_that_is_nearer() -> None:
+    budget = ShardBudget(BudgetBounds(1_000, 10_000, 100), asyncio.Event())
+    budget.account(100, 9_000)
+
+    assert (used([]), used([budget])) == (0.0, 0.9)
