@@ -3,10 +3,11 @@
 import asyncio
 import http.client
 import socket
+import time
 import urllib.parse
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import chain
 from typing import Final
@@ -18,22 +19,45 @@ from consumer.overview import Hot, Overview, Point, ShardView
 _TIMEOUT_S: Final = 1.0
 _HOT: Final = 10
 _BUCKET_S: Final = 5
+_GOOD_S: Final = 1.0
+"""For how long an answer is good enough for the next who asks."""
 
 
-async def gathered(own: Overview, peers: Sequence[str]) -> Overview:
-    """Return what all consumers say together; who does not answer is named in `silent`.
+class Gathering:
+    """What all consumers say together, asked once for everybody who wants to know it just now."""
 
-    A peer whose name has several addresses is as many, and we may be among them: consumers are
-    told apart by what they call themselves.
-    """
-    if not peers:
-        return own
-    found = await asyncio.gather(*(asyncio.to_thread(addresses_of, peer) for peer in peers))
-    asked = [*chain.from_iterable(found)]
-    answers = await asyncio.gather(*(asyncio.to_thread(_ask, peer) for peer in asked))
-    silent = [peer for peer, answer in zip(asked, answers, strict=True) if answer is None]
-    others = {each.name: each for each in answers if each is not None and each.name != own.name}
-    return together([own, *others.values()], silent)
+    def __init__(self, own: Callable[[], Overview], peers: Sequence[str]) -> None:
+        self._own = own
+        self._peers = peers
+        self._asking = asyncio.Lock()
+        self._view: Overview | None = None
+        self._good_until = 0.0
+
+    async def view(self) -> Overview:
+        """Return what all consumers say together; who does not answer is named in `silent`.
+
+        A peer whose name has several addresses is as many, and we may be among them: consumers
+        are told apart by what they call themselves.
+        """
+        if not self._peers:
+            return self._own()
+        async with self._asking:
+            if self._view is None or time.monotonic() > self._good_until:
+                # In a thread: half an hour of many shards is some work to add up.
+                self._view = await asyncio.to_thread(together, *await self._ask_all())
+                self._good_until = time.monotonic() + _GOOD_S
+            return self._view
+
+    async def _ask_all(self) -> tuple[list[Overview], list[str]]:
+        found = await asyncio.gather(
+            *(asyncio.to_thread(addresses_of, peer) for peer in self._peers)
+        )
+        asked = [*chain.from_iterable(found)]
+        answers = await asyncio.gather(*(asyncio.to_thread(_ask, peer) for peer in asked))
+        silent = [peer for peer, answer in zip(asked, answers, strict=True) if answer is None]
+        own = self._own()
+        others = {each.name: each for each in answers if each is not None and each.name != own.name}
+        return [own, *others.values()], silent
 
 
 def addresses_of(peer: str) -> list[str]:
@@ -76,7 +100,10 @@ def together(views: Sequence[Overview], silent: Sequence[str] = ()) -> Overview:
         name=f"{len(views)} consumers" if len(views) > 1 else own.name,
         ready=any(view.ready for view in views),
         partitions=sum(view.partitions for view in views),
-        shards=[reduce(_add, each) for each in parts.values()],
+        shards=[
+            msgspec.structs.replace(reduce(_add, each), trend=_trend([one.trend for one in each]))
+            for each in parts.values()
+        ],
         hot_subscriptions=_hottest((hot for v in views for hot in v.hot_subscriptions), per_s),
         hot_apps=_hottest((hot for view in views for hot in view.hot_apps), per_s),
         updates_per_s=per_s,
@@ -116,21 +143,22 @@ def _add(one: ShardView, other: ShardView) -> ShardView:
         flushes_in_flight=one.flushes_in_flight + other.flushes_in_flight,
         ready=one.ready + other.ready,
         locked=one.locked + other.locked,
-        trend=_trend(one.trend, other.trend),
     )
 
 
-def _trend(one: Sequence[Point], other: Sequence[Point]) -> Sequence[Point]:
-    """Add up two courses by spans of five seconds, of each the last moment."""
-    found: dict[int, dict[int, Point]] = defaultdict(dict)
-    for number, trend in enumerate((one, other)):
-        for point in trend:
-            found[int(point.at_s // _BUCKET_S)][number] = point
+def _trend(trends: Sequence[Sequence[Point]]) -> Sequence[Point]:
+    """Add up courses by spans of five seconds, of each the last moment."""
+    if len(trends) == 1:
+        return trends[0]
+    found: dict[int, list[Point]] = defaultdict(list)
+    for trend in trends:
+        for span, point in {int(point.at_s // _BUCKET_S): point for point in trend}.items():
+            found[span].append(point)
     return [
         Point(
-            max(point.at_s for point in points.values()),
-            sum(point.message_lag for point in points.values()),
-            max(point.time_lag_s for point in points.values()),
+            max(point.at_s for point in points),
+            sum(point.message_lag for point in points),
+            max(point.time_lag_s for point in points),
         )
         for _, points in sorted(found.items())
     ]

@@ -14,7 +14,7 @@ from consumer.assigned_work import AssignedWork
 from consumer.dead_letters import UnreadableRecords
 from consumer.holding import HoldingTopic
 from consumer.overview import Overview
-from consumer.peers import gathered
+from consumer.peers import Gathering
 from consumer.shard_writer import ShardWriter
 from consumer.status_page import render
 from shared.holds import Holds, HoldState
@@ -82,6 +82,7 @@ def create_status_app(
     peers: Sequence[str],
 ) -> Starlette:
     """Build the app: the status page, the figures behind it, and what orchestrators ask."""
+    gathering = Gathering(overview, peers)
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -96,7 +97,7 @@ def create_status_app(
         return JSONResponse(status.figures())
 
     async def page(request: Request) -> Response:
-        view = await gathered(overview(), peers)
+        view = await gathering.view()
         return HTMLResponse(render(view, public=request.url.path == "/public"))
 
     async def overview_json(_: Request) -> Response:

@@ -12,7 +12,7 @@ from consumer.assigned_work import AssignedWork
 from consumer.budget import BudgetBounds, ShardBudget
 from consumer.lag_watch import LagWatch
 from consumer.overview import Hot, Overview, Point, ShardView, used
-from consumer.peers import addresses_of, together
+from consumer.peers import Gathering, addresses_of, together
 from consumer.status_page import render
 from consumer.troubles import troubles
 from shared.errors import Transient
@@ -227,3 +227,17 @@ def test_memory_is_as_full_as_the_bound_that_is_nearer() -> None:
     budget.account(100, 9_000)
 
     assert (used([]), used([budget])) == (0.0, 0.9)
+
+
+async def test_consumers_are_asked_once_for_all_who_look_at_the_same_time() -> None:
+    asked = []
+
+    def own() -> Overview:
+        asked.append(1)
+        return overview()
+
+    gathering = Gathering(own, ["http://127.0.0.1:1"])
+    views = await asyncio.gather(*(gathering.view() for _ in range(5)))
+
+    assert len(asked) == 1
+    assert {view.silent[0] for view in views} == {"http://127.0.0.1:1"}
