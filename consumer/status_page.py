@@ -73,6 +73,7 @@ def render(view: Overview, *, public: bool) -> str:
     """Return the page; `public` leaves out whatever names a customer."""
     found = troubles(view)
     times = {"now_s": view.at_s, "span_s": _span_s(view)}
+    who = {each.name: f"apps from {each.apps}" if public else each.name for each in view.shards}
     if public:
         shown: Sequence[Any] = [each for each in found if each.public]
     else:
@@ -83,8 +84,8 @@ def render(view: Overview, *, public: bool) -> str:
         troubles=shown,
         plots={
             shard.name: (
-                plot(shard.trend, f"Waiting in {shard.name}", "records", **times),
-                plot(shard.trend, f"Time lag of {shard.name}", "seconds", **times),
+                plot(shard.trend, f"Waiting of {who[shard.name]}", "records", **times),
+                plot(shard.trend, f"Time lag of {who[shard.name]}", "seconds", **times),
             )
             for shard in view.shards
         },
