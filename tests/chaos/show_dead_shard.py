@@ -98,7 +98,10 @@ def _is_dead(system: System, waited: Waited) -> bool:
 def _normal_again_s(
     waits: Sequence[Waited], well_at: float, down_at: float, back_at: float
 ) -> float:
-    """Return the seconds until what is applied has waited no longer than twice what is normal."""
+    """Return the seconds until what is applied has waited no longer than twice what is normal.
+
+    Three seconds in a row have to be normal: single ones are not, before the outage either.
+    """
     normal_s = 2 * percentile(
         [each.lag_s for each in waits if well_at <= each.accepted_at < down_at], 0.99
     )
@@ -106,8 +109,8 @@ def _normal_again_s(
     for each in waits:
         if each.applied_at >= back_at:
             by_second[int(each.applied_at - back_at)].append(each.lag_s)
-    late = [second for second, lags in by_second.items() if percentile(lags, 0.99) > normal_s]
-    return max(late, default=-1) + 1
+    late = [percentile(by_second[second], 0.99) > normal_s for second in range(max(by_second))]
+    return next((at for at in range(len(late)) if not any(late[at : at + 3])), len(late))
 
 
 if __name__ == "__main__":
