@@ -81,6 +81,10 @@ async def test_a_retry_has_no_effect_on_whichever_pod_and_whatever_was_restarted
         while await counted() != once:
             await asyncio.sleep(0.02)
 
+        # Until it knows what became of updates, it does not wait for them.
+        while (await b.get(f"/v1/receipts/{answers[0].json()['receipt']}")).status_code == 503:
+            await asyncio.sleep(0.02)
+
         await killed.end(signal.SIGKILL)
         await enter(service_process("consumer", consumer))
         again = await patch(b, "k-1", plus(1), Prefer="wait=30")

@@ -25,6 +25,7 @@ from tests.consumers import (
     ServiceProcess,
     consumer_environment,
     ingest_environment,
+    kafka_environment,
     service_process,
 )
 
@@ -77,18 +78,19 @@ def put_player(ingest: ServiceProcess, content: dict[str, Any]) -> tuple[int, An
         return error.code, json.load(error)
 
 
-async def row(shard_map_file: Path) -> dict[str, Any] | None:
+async def row(kafka: KafkaSettings, shard_map_file: Path) -> dict[str, Any] | None:
     result = await asyncio.to_thread(
         CliRunner().invoke,
         tidemark,
         ["subscription", "show", APP, SUBSCRIPTION, "--json", "--shard-map", str(shard_map_file)],
+        env=kafka_environment(kafka),
     )
     found: dict[str, Any] | None = json.loads(result.stdout) if result.exit_code == 0 else None
     return found
 
 
 async def test_what_a_published_client_sends_is_read_back(
-    ingest: ServiceProcess, shard_map_file: Path
+    ingest: ServiceProcess, kafka_settings: KafkaSettings, shard_map_file: Path
 ) -> None:
     api = client(ingest, key())
     sent = body(
@@ -110,8 +112,9 @@ async def test_what_a_published_client_sends_is_read_back(
         ingest,
         {"app_id": APP, "language": "en", "timezone": -28_800, "tags": {"plan": "pro", "old": ""}},
     )
-    while not (found := await row(shard_map_file)) or not found["tags"]:
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := await row(kafka_settings, shard_map_file)) or not found["tags"]:
+            await asyncio.sleep(0.05)
 
     assert legacy == (200, {"success": True})
     assert found["tags"] == {"plan": "pro"}
