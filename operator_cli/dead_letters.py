@@ -201,24 +201,28 @@ _AGE: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def since(text: str, now: datetime) -> int:
+def since(text: str, now: datetime, option: str = "--since") -> int:
     """Return Unix milliseconds of `10m`, `2h`, `3d`, or of an ISO time, UTC where it has no zone.
 
+    What is before 1970 is 1970: Kafka knows nothing earlier.
+
     Raises:
-        Misconfigured: it is neither.
+        Misconfigured: it is neither; the sentence names the `option`.
     """
-    if match := _AGE.fullmatch(text):
-        moment = now - timedelta(**{_UNITS[match[2]]: int(match[1])})
-    else:
-        try:
+    try:
+        if match := _AGE.fullmatch(text):
+            moment = now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        else:
             moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise Misconfigured(
-                f"--since {text} is no time; write 10m, 2h, 3d or 2026-11-20T12:00:00Z."
-            ) from error
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
+    except OverflowError:  # so many days that no calendar goes back to them
+        return 0
+    except ValueError as error:
+        raise Misconfigured(
+            f"{option} {text} is no time; write 10m, 2h, 3d or 2026-11-20T12:00:00Z."
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0, int(moment.timestamp() * 1000))
 
 
 def readable_value(letter: DeadLetter, *, show_values: bool) -> object:

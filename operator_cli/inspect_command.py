@@ -169,7 +169,7 @@ def _filters(
         raise Misconfigured(f"--trace {trace} is no trace ID; write 32 hexadecimal digits.")
     now = datetime.now(UTC)
     since_ms = None if since is None else dead_letters.since(since, now)
-    until_ms = None if until is None else dead_letters.since(until, now)
+    until_ms = None if until is None else dead_letters.since(until, now, "--until")
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise Misconfigured(f"--since {since} is not before --until {until}; exchange them.")
     return inspection.Filters(

@@ -21,7 +21,8 @@ from shared.wording import amount, duration
 if TYPE_CHECKING:
     from operator_cli.planning import Burst, Plan, Scenario
 
-_BURST: Final = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)(s|m|h)")
+_BURST: Final = re.compile(r"(\d+(?:\.\d+)?)x(.+)")
+_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600}
 
 
@@ -78,7 +79,7 @@ def plan(
         capacity=capacity,
         burst=_burst(burst),
         backlog=backlog,
-        stopped_s=_seconds(stopped),
+        stopped_s=_stop(stopped),
     )
     found = planning.simulate(scenario)
     curves = [
@@ -96,7 +97,10 @@ def plan(
         ),
     ]
     if svg is not None:
-        svg.write_text(plots.as_svg(curves, _heading(scenario)), encoding="utf-8")
+        try:
+            svg.write_text(plots.as_svg(curves, _heading(scenario)), encoding="utf-8")
+        except OSError as error:
+            raise Misconfigured(f"--svg {svg} cannot be written ({error.strerror}).") from error
     if as_json:
         print_json(_members(found))
         return
@@ -123,13 +127,22 @@ def _burst(text: str) -> "Burst":
     from operator_cli.planning import Burst
 
     found = _BURST.fullmatch(text)
-    if found is None:
+    seconds = _seconds(found[2]) if found else None
+    if found is None or seconds is None:
         raise Misconfigured(f"--burst {text} cannot be read; write 20000x10m, 500x30s or 100x2h.")
-    return Burst(float(found[1]), float(found[2]) * _UNITS[found[3]])
+    return Burst(float(found[1]), seconds)
 
 
-def _seconds(text: str) -> float:
-    return _burst(f"0x{text}").seconds
+def _stop(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds is None:
+        raise Misconfigured(f"--stopped {text} cannot be read; write 60s, 5m or 2h.")
+    return seconds
+
+
+def _seconds(text: str) -> float | None:
+    found = _TIME.fullmatch(text)
+    return float(found[1]) * _UNITS[found[2]] if found else None
 
 
 def _moment(at_s: float) -> str:

@@ -112,6 +112,7 @@ def test_what_is_sent_again_under_its_key_adds_nothing_for_a_day() -> None:
     ("arguments", "sentence"),
     [
         (["--since", "1m", "--until", "2h"], "is not before"),
+        (["--until", "noon"], "--until noon is no time"),
         (["--fold", "--app", APP, "--since", "1h"], "--fold adds up everything"),
         (["--fold", "--app", APP, "--dead-letters"], "--fold adds up everything"),
     ],

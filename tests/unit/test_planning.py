@@ -3,7 +3,9 @@
 from math import inf, isclose
 
 import pytest
+from typer.testing import CliRunner
 
+from operator_cli.main import app
 from operator_cli.planning import Burst, Scenario, at, simulate
 from operator_cli.plots import Curve, as_svg, as_text
 from shared.errors import Misconfigured
@@ -74,6 +76,24 @@ def test_what_is_not_finite_is_refused() -> None:
 def test_a_capacity_that_never_catches_up_is_told() -> None:
     with pytest.raises(Misconfigured, match="never catches up"):
         Scenario(rate=10, capacity=10, burst=Burst(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--burst", "20000"], "--burst 20000 cannot be read"),
+        (["--burst", "20000x10"], "--burst 20000x10 cannot be read"),
+        (["--stopped", "60"], "--stopped 60 cannot be read"),
+        (["--svg", "/dev/null/plan.svg"], "--svg /dev/null/plan.svg cannot be written"),
+    ],
+)
+def test_what_cannot_be_planned_or_drawn_is_told_with_its_option(
+    arguments: list[str], sentence: str
+) -> None:
+    result = CliRunner().invoke(app, ["plan", "--rate", "1", "--capacity", "2", *arguments])
+
+    assert result.exit_code == 2
+    assert sentence in result.stderr
 
 
 def test_curves_are_drawn() -> None:
