@@ -54,6 +54,8 @@ async def update_and_wait(
 
 
 def _send(url: str, app_id: str, token: str | None) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise Misconfigured(f"{url} is no address of the ingest API; write http://host:port.")
     request = urllib.request.Request(  # noqa: S310 - the operator says where
         f"{url.rstrip('/')}/v1/apps/{app_id}/subscriptions/{app_id}",
         data=b'{"increment": {"session_count": 1}}',

@@ -96,7 +96,8 @@ def _bind(listen: ListenSettings) -> socket.socket:
         listener.close()
         raise Misconfigured(
             f"Cannot listen on {listen.host} port {listen.port} ({error.strerror or error}); stop "
-            "what holds it, or set TIDEMARK_LISTEN__HOST and TIDEMARK_LISTEN__PORT."
+            "what holds it, or choose another: TIDEMARK_LISTEN__HOST and TIDEMARK_LISTEN__PORT, or "
+            "--host and --export of `tidemark lag`."
         ) from error
     return listener
 

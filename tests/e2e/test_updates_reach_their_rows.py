@@ -234,6 +234,9 @@ async def test_the_smoke_test_of_a_release_sends_an_update_and_finds_its_row(
     assert row.properties == {"session_count": 2}
     with pytest.raises(Misconfigured, match="is not a UUID"):
         await update_and_wait(system.ingest.url, "x", directory, token=None, timeout_s=1)
+    without_scheme = system.ingest.url.removeprefix("http://")
+    with pytest.raises(Misconfigured, match="write http://host:port"):
+        await update_and_wait(without_scheme, app, directory, token=None, timeout_s=1)
 
 
 def _applied(status: object) -> int:

@@ -102,7 +102,7 @@ async def test_requests_are_served_on_a_free_port(app: App) -> None:
 
 async def test_a_port_that_is_taken_is_a_sentence(app: App) -> None:
     async with serving(app, ANYWHERE) as port:
-        with pytest.raises(Misconfigured, match=f"port {port} .*TIDEMARK_LISTEN__PORT"):
+        with pytest.raises(Misconfigured, match=f"port {port} .*LISTEN__PORT, or --host and --exp"):
             async with serving(app, ListenSettings(port=port)):
                 pass
 
