@@ -60,6 +60,11 @@ class Daemon:
         """Return the running process, if there is one."""
         return find(self.pid_file)
 
+    def was_told_otherwise(self, variable: str) -> bool:
+        """Say whether it runs, and was started with another value of an environment variable."""
+        process = self.process()
+        return process is not None and process.environ().get(variable) != self.env.get(variable)
+
     def is_ready(self) -> bool:
         """Say whether it runs and answers; somebody else's answer on its port does not count."""
         return self.process() is not None and self.probe()

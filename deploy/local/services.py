@@ -11,6 +11,7 @@ from deploy.local.ports import HOST, Plan
 from deploy.local.processes import Daemon
 
 GROUP = "tidemark-consumer"
+PEERS = "TIDEMARK_TELEMETRY__PEERS"
 
 
 def ingest_api(
@@ -39,9 +40,7 @@ def consumer(
         "TIDEMARK_GROUP__INSTANCE_ID": instance_id(number),
         "TIDEMARK_LISTEN__HOST": HOST,
         "TIDEMARK_LISTEN__PORT": str(port),
-        "TIDEMARK_TELEMETRY__PEERS": ",".join(
-            f"http://{HOST}:{other}" for other in plan.status if other != port
-        ),
+        PEERS: ",".join(f"http://{HOST}:{other}" for other in plan.status if other != port),
     }
     return _service(layout, instance_id(number), "consumer", port, {**env, **(extra or {})})
 

@@ -158,6 +158,10 @@ class LocalStack:
             numbers = range(self.plan.consumers + 1, PARTITIONS + 1)
             gone = [services.instance_id(number) for number in numbers]
             remove_static_members(self.plan.broker, services.GROUP, gone)
+        outdated = [each for each in self.consumers if each.was_told_otherwise(services.PEERS)]
+        if outdated:  # its page would tell of its own partitions alone, or miss who has gone
+            self._progress.step(f"restarting {_listing(outdated)}")
+            _on_all(Daemon.stop, outdated)
         daemons = [self.ingest_api, *self.consumers]
         starting = [daemon for daemon in daemons if daemon.process() is None]
         if starting:

@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_a_daemon_that_does_not_listen_is_ended_all_the_same(tmp_path: Path, pau
     it.stop()
 
     assert it.process() is None
+
+
+def test_a_daemon_that_was_started_with_another_variable_is_known(tmp_path: Path) -> None:
+    one = daemon(tmp_path, FOREVER)
+    other = replace(one, env={"PEERS": "2,3"})
+    before = other.was_told_otherwise("PEERS")
+    one.start()
+    one.wait_ready(timeout_s=10)
+
+    found = one.was_told_otherwise("PEERS"), other.was_told_otherwise("PEERS")
+
+    one.stop()
+    assert not before, "what does not run is simply started"
+    assert found == (False, True)
 
 
 def test_a_daemon_that_ends_while_starting_is_quoted(tmp_path: Path) -> None:
