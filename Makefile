@@ -26,7 +26,8 @@ status: ## Say what runs where; exit 0 if all of it is ready
 	@$(LOCAL) status
 
 logs: ## Print the end of every log; FOLLOW=1 goes on
-	@test ! -x $(VENV) || $(LOCAL) logs $(if $(FOLLOW),--follow)
+	@test -x $(VENV) || { echo "· nothing is running; make up starts it"; exit 1; }
+	@$(LOCAL) logs $(if $(FOLLOW),--follow)
 
 psql: ## Open psql on SHARD=shard-0, or run SQL="…" there
 	@test -x $(VENV) || { echo "· nothing is running; make up starts it"; exit 1; }

@@ -4,9 +4,9 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 import psutil
 
@@ -83,10 +83,12 @@ def status(options: argparse.Namespace) -> int:
 def logs(options: argparse.Namespace) -> int:
     """Print the end of every log, and with --follow what comes after."""
     stack = _current()
-    daemons = stack.daemons if stack else []
-    display.print_logs(daemons, options.lines)
+    if stack is None:
+        display.say("nothing is running; `make up` starts it")
+        return 1
+    display.print_logs(stack.daemons, options.lines)
     if options.follow:
-        display.follow_logs(daemons)
+        display.follow_logs(stack.daemons)
     return 0
 
 
@@ -104,11 +106,10 @@ def psql(options: argparse.Namespace) -> int:
     host, port = shard.address.split(":")
     server = f"host={host} port={port} user={postgres.USER} dbname={postgres.DATABASE}"
     sql = os.environ.get("SQL")
-    return subprocess.run(
-        [homes.client("psql"), server, *(["--command", sql] if sql else [])],
-        env={**os.environ, "PGPASSFILE": str(stack.layout.pgpass)},
-        check=False,
-    ).returncode
+    become(
+        [str(homes.client("psql")), server, *(["--command", sql] if sql else [])],
+        {"PGPASSFILE": str(stack.layout.pgpass)},
+    )
 
 
 def tidemark(options: argparse.Namespace) -> int:
@@ -116,10 +117,9 @@ def tidemark(options: argparse.Namespace) -> int:
     stack = _current()
     if stack is None:
         raise Misconfigured("There is no stack here that it could ask; run `make up` first.")
-    return subprocess.run(
+    become(
         [sys.executable, "-m", "operator_cli.main", *options.arguments],
-        env={
-            **os.environ,
+        {
             "TIDEMARK_SHARD_MAP_FILE": str(stack.layout.shard_map),
             "TIDEMARK_KAFKA__BOOTSTRAP_SERVERS": stack.plan.bootstrap_servers,
             "TIDEMARK_CONSUMERS": " ".join(consumer.address for consumer in stack.consumers),
@@ -128,8 +128,12 @@ def tidemark(options: argparse.Namespace) -> int:
             "TIDEMARK_AUTH__REVOKED_TOKENS_FILE": str(credentials.REVOKED_TOKENS),
             "TIDEMARK_TOKEN": credentials.token(),
         },
-        check=False,
-    ).returncode
+    )
+
+
+def become(argv: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+    """Go on as another program: what Ctrl-C means to it, as to psql, is then its own affair."""
+    os.execve(argv[0], [*argv], {**os.environ, **variables})  # noqa: S606 - no shell is wanted
 
 
 def main() -> int:

@@ -1,13 +1,17 @@
 """The local stack: daemons, crashes, ports."""
 
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deploy.local import demo
+from deploy.local.layout import CHECKOUT
 from deploy.local.ports import Claim, Plan, require_free
 from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack
@@ -153,3 +157,36 @@ def test_daemons_are_out_of_reach_of_the_terminal(stack: LocalStack) -> None:
     assert process is not None
     assert process.terminal() is None
     assert stack.broker.stop_signal is signal.SIGTERM
+
+
+def test_what_a_command_becomes_has_nobody_between_it_and_the_terminal() -> None:
+    program = [sys.executable, "-c", "import os; print(os.getpid())"]
+    command = f"from deploy.local.__main__ import become; become({program!r}, {{}})"
+
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
+        printed, _ = process.communicate(timeout=60)
+
+    assert int(printed) == process.pid
+
+
+def test_logs_that_are_followed_where_nothing_runs_end_with_a_sentence(tmp_path: Path) -> None:
+    for package in ("deploy/local", "shared"):
+        shutil.copytree(CHECKOUT / package, tmp_path / package)
+    shutil.copy(CHECKOUT / "deploy/__init__.py", tmp_path / "deploy")
+    command = [sys.executable, "-m", "deploy.local", "logs", "--follow"]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, timeout=60, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "· nothing is running; `make up` starts it\n")
+
+
+def test_a_demo_that_is_interrupted_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    status = demo.main(interrupted)
+
+    assert status == 130
+    assert capsys.readouterr().err.startswith("demo: interrupted")
