@@ -22,6 +22,9 @@ FULL: Final = 1_600_000
 SHORT: Final = 200_000
 """For those who would need minutes for the full number; what counts is their rate."""
 
+SHORTEST: Final = 60_000
+"""For those who would need minutes even for that."""
+
 INITIAL_TAGS: Final = '{"plan":"free","level":0,"city":"Lisbon","trial":true}'
 BASE_TIMESTAMP_MS: Final = 1_700_000_000_000
 _PLANS: Final = ("free", "pro", "team", "enterprise")

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer
 
 from benchmarks.arms.arm import Task
 from benchmarks.arms.program import Clock, described, read_task, run_module
-from benchmarks.loads import SHORT, Load
+from benchmarks.loads import SHORTEST, Load
 from benchmarks.measure import Rate
 from shared.topology import ShardMap
 
@@ -34,8 +34,8 @@ class PlainLoop:
     sets_positions: bool = True
 
     def records(self, load: Load) -> int | None:  # noqa: ARG002 - as slow with all of them
-        """Take a short run of every load."""
-        return SHORT
+        """Take the shortest run of every load."""
+        return SHORTEST
 
     def missing(self) -> str | None:
         """It is always here."""
