@@ -24,9 +24,11 @@ class Diversion:
     owner, says that it is over changes nothing.
     """
 
-    __slots__ = ("_active", "_closing", "_deferred", "_finished")
+    __slots__ = ("_active", "_closing", "_deferred", "_finished", "waits_from")
 
     def __init__(self) -> None:
+        self.waits_from: int | None = None
+        """The offset from which updates wait here until `finish`; None while none do."""
         self._active: dict[HoldKey, HoldView] = {}
         self._closing: HoldKey | None = None
         self._deferred: Sequence[HoldView] | None = None
@@ -62,7 +64,9 @@ class Diversion:
         return Route.WAIT if found == [self._closing] else Route.HOLD
 
     def release_next(self) -> HoldView | None:
-        """Return a hold that is to be released."""
+        """Return a hold that is to be released: the one for which updates wait, if they do."""
+        if self._closing is not None:
+            return self._active[self._closing]
         for view in self._active.values():
             if view.state is not HoldState.HOLDING:
                 return view
@@ -83,15 +87,20 @@ class Diversion:
             other != key and other.covers(app, subscription) for other in self._active
         )
 
-    def close(self, key: HoldKey) -> None:
-        """Hold nothing back for `key` any more; its updates wait until `finish`."""
-        self._closing = key
+    def close(self, key: HoldKey, received_to: int) -> None:
+        """Hold nothing back for `key` any more; its updates from here on wait until `finish`.
+
+        A release that is begun anew closes it once more, and changes nothing.
+        """
+        if self._closing is None:
+            self._closing = key
+            self.waits_from = received_to
 
     def finish(self, view: HoldView) -> None:
         """Let updates on: all that was held back for this hold is ahead of them."""
         self._finished.add(view.id)
         self._active.pop(view.key, None)
-        self._closing = None
+        self._closing = self.waits_from = None
         if self._deferred is not None:
             views, self._deferred = self._deferred, None
             self.follow(views)

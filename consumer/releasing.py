@@ -4,9 +4,9 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -19,7 +19,7 @@ from consumer.settings import ConsumerSettings
 from consumer.subscription_queue import PendingUpdate
 from shared.errors import OwnershipLost, Rejected, Transient
 from shared.holds import HoldState, HoldView, Released, held_at, held_partition_of
-from shared.topic_reader import TopicReader, open_reader
+from shared.topic_reader import open_reader
 from shared.topology import ShardMap
 from shared.updates import decode
 
@@ -31,6 +31,25 @@ class Committed(Protocol):
 
     async def committed(self, partition: int) -> int:
         """Return the next offset to read of a partition; 0 where nothing was committed."""
+
+
+class HeldReader(Protocol):
+    """Reads the holding topic; a topic reader does."""
+
+    async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return by partition the offset that the next record will get."""
+
+    def read(
+        self, starts: Mapping[int, int], ends: Mapping[int, int], *, records_max: int = ...
+    ) -> AsyncGenerator[Sequence[Any], None]:
+        """Yield records by portions, each of one partition, in its order."""
+
+
+class Appends(Protocol):
+    """Appends to the holding topic."""
+
+    async def appended(self, work: PartitionWork, /) -> None:
+        """Return when nothing of the partition is on its way any more."""
 
 
 class Releases:
@@ -91,7 +110,7 @@ class Releases:
         else:
             kafka = self._settings.kafka
             async with open_reader(kafka, kafka.held_topic, "tidemark-release") as reader:
-                end = await _Release(
+                end = await Release(
                     work,
                     view,
                     reader=reader,
@@ -115,7 +134,7 @@ class Releases:
                 return
 
 
-class _Release:
+class Release:
     """The release of one hold in one assignment of its partition."""
 
     def __init__(
@@ -123,8 +142,8 @@ class _Release:
         work: PartitionWork,
         view: HoldView,
         *,
-        reader: TopicReader,
-        holding: HoldingTopic,
+        reader: HeldReader,
+        holding: Appends,
         committed: Committed,
         settings: ConsumerSettings,
     ) -> None:
@@ -149,23 +168,25 @@ class _Release:
         """
         work, view = self._work, self._view
         start, end = view.read_from, await self._end()
-        while end > start:
-            portions = 0
-            async for updates in self._waiting(start, end):
+        found = await self._find(start, end)
+        while True:
+            async for updates in self._portions(found):
                 self._check()
-                portions += 1
                 work.feed(updates)
                 await work.feeding.settled.wait()
-            # Not by how far the end has moved: neighbours are held back there as well.
+            # Not by how far the end has moved: neighbours are held back there as well. And not by
+            # how much it was this time: a row that others hold may have taken an hour.
             start, end = end, await self._end()
-            if portions <= 1:
+            found = await self._find(start, end)
+            if found.count <= self._portion:
                 break
         self._check()
         # From here on nothing more of it is appended, so what is left has an end.
-        work.diversion.close(view.key)
+        work.diversion.close(view.key, work.received_to)
         await self._holding.appended(work)
         end = await self._end()
-        async for updates in self._waiting(start, end):
+        async for updates in self._portions(await self._find(start, end)):
+            await work.feeding.settled.wait()
             self._check_owned()
             work.feed(updates)
         self._check_owned()
@@ -189,36 +210,48 @@ class _Release:
         partition = self._held_partition
         return (await self._reader.ends([partition]))[partition]
 
-    async def _waiting(self, start: int, end: int) -> AsyncIterator[Sequence[PendingUpdate]]:
-        """Yield by portions what waits between two offsets of the holding topic.
-
-        In the order in which it was accepted: each run of appends keeps it, but after a crash or
-        beside a former owner the same updates are appended twice, and later ones before earlier.
-        """
+    async def _find(self, start: int, end: int) -> "_Found":
+        """Find what waits between two offsets of the holding topic."""
+        found = _Found()
         if start >= end:
-            return
+            return found
         # Read after `end`: what we appended below it, we had received.
-        limit = max(self._work.received_to, await self._committed.committed(self._work.partition))
-        runs = await self._runs(start, end, limit)
-        merged = Merge(
-            [_Cursor(self._reader, self._held_partition, run, self._portion) for run in runs],
-            lambda record: self._update_of(record, limit),
-        )
-        while portion := await merged.take(self._portion, self._portion_bytes):
-            yield portion
-
-    async def _runs(self, start: int, end: int, limit: int) -> Sequence["Run"]:
-        runs: dict[str, Run] = {}
+        found.limit = await self._limit()
         partition = self._held_partition
         async for records in self._reader.read({partition: start}, {partition: end}):
             for record in records:
-                if self._update_of(record, limit) is None:
+                if self._update_of(record, found.limit) is None:
                     continue
-                found = held_at(record)
-                assert found is not None
-                run = runs.setdefault(found[0].run, Run(found[0].run, record.offset))
+                at = held_at(record)
+                assert at is not None
+                run = found.runs.setdefault(at[0].run, Run(at[0].run, record.offset))
                 run.end = record.offset + 1
-        return list(runs.values())
+                found.count += 1
+        return found
+
+    async def _limit(self) -> int:
+        """Return the offset from which updates come here by themselves, or wait here already."""
+        waits_from = self._work.diversion.waits_from
+        if waits_from:
+            return waits_from
+        committed = await self._committed.committed(self._work.partition)
+        return committed if waits_from == 0 else max(self._work.received_to, committed)
+
+    async def _portions(self, found: "_Found") -> AsyncIterator[Sequence[PendingUpdate]]:
+        """Yield what was found by portions, in the order in which it was accepted.
+
+        Each run of appends keeps it, but after a crash or beside a former owner the same updates
+        are appended twice, and later ones before earlier.
+        """
+        merged = Merge(
+            [
+                _Cursor(self._reader, self._held_partition, run, self._portion)
+                for run in found.runs.values()
+            ],
+            lambda record: self._update_of(record, found.limit),
+        )
+        while portion := await merged.take(self._portion, self._portion_bytes):
+            yield portion
 
     def _update_of(self, record: "Held", limit: int) -> PendingUpdate | None:
         """Return the update of a held record; None where this release is not to apply it."""
@@ -269,6 +302,15 @@ class Run:
     end: int = 0
 
 
+@dataclass(slots=True)
+class _Found:
+    """Runs in which a release found updates below `limit`, and how many, repetitions included."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    count: int = 0
+    limit: int = 0
+
+
 class RunReader(Protocol):
     """Reads one run from its beginning."""
 
@@ -281,7 +323,7 @@ class RunReader(Protocol):
 class _Cursor:
     """Reads one run by chunks."""
 
-    def __init__(self, reader: TopicReader, partition: int, run: Run, portion: int) -> None:
+    def __init__(self, reader: HeldReader, partition: int, run: Run, portion: int) -> None:
         self.run = run
         self._reader = reader
         self._partition = partition

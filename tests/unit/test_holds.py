@@ -169,7 +169,7 @@ def test_a_hold_that_comes_while_updates_wait_begins_after_them() -> None:
     diversion = Diversion()
     view = view_of(HoldKey(APP), HoldState.RELEASING)
     diversion.follow([view])
-    diversion.close(view.key)
+    diversion.close(view.key, 0)
 
     diversion.follow([view, view_of(HoldKey(APP, SUB), identity="b")])
     during = routes(diversion)[:2]
@@ -177,6 +177,18 @@ def test_a_hold_that_comes_while_updates_wait_begins_after_them() -> None:
 
     assert during == [Route.WAIT, Route.WAIT]
     assert routes(diversion)[:2] == [Route.HOLD, Route.ON]
+
+
+def test_a_release_for_which_updates_wait_comes_before_any_other() -> None:
+    diversion = Diversion()
+    first, closing = view_of(HoldKey(APP, OTHER)), view_of(HoldKey(APP, SUB), HoldState.RELEASING)
+    diversion.follow([first, closing])
+    diversion.follow([view_of(first.key, HoldState.RELEASING)])
+
+    diversion.close(closing.key, 0)
+
+    assert diversion.release_next() == closing
+    assert routes(diversion)[:2] == [Route.WAIT, Route.HOLD]
 
 
 def test_an_app_s_release_leaves_out_what_a_subscription_s_own_hold_covers() -> None:
@@ -188,7 +200,7 @@ def test_an_app_s_release_leaves_out_what_a_subscription_s_own_hold_covers() -> 
     assert diversion.releases(HoldKey(APP), APP, OTHER)
     assert not diversion.releases(HoldKey(APP), APP, SUB)
     assert diversion.is_left_to_the_app(HoldKey(APP, SUB))
-    diversion.close(HoldKey(APP))
+    diversion.close(HoldKey(APP), 0)
     assert routes(diversion)[:2] == [Route.HOLD, Route.WAIT]
 
 
@@ -238,7 +250,7 @@ def test_released_updates_go_ahead_of_those_that_wait() -> None:
     work, view = diverting(setup, HoldState.RELEASING)
     work.receive([record_of(n, update_of(1)) for n in range(3)])
     work.complete_records(setup.held)
-    work.diversion.close(view.key)
+    work.diversion.close(view.key, work.received_to)
     work.receive([record_of(3, update_of(1)), record_of(4, update_of(1))])
     waiting = offsets(setup)
 
