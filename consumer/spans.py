@@ -90,9 +90,12 @@ class ProcessSpans:
             self._spans(shard, rows, asked, took_s=took_s, pool_wait_s=pool_wait_s)
 
     def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
-        """Make spans for a statement that failed."""
-        if self._unasked.may():
-            row = rows[0]
+        """Make spans for a statement that failed.
+
+        Rows of it may have been written before, while it was split to find what it failed for.
+        """
+        row = next((row for row in rows if row.queue.updates), None)
+        if row is not None and self._unasked.may():
             asked = [(row.queue.updates[0].record, row.count, None)]
             self._spans(shard, rows, asked, error=error)
 

@@ -1,21 +1,34 @@
-"""How many spans a consumer makes."""
+"""How many spans a consumer makes, and of what."""
+
+from dataclasses import dataclass
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from consumer.spans import ProcessSpans
-from shared.errors import Rejected
-from tests.records import StubRecord
+from consumer.subscription_queue import SubscriptionQueue
+from shared.errors import Rejected, Transient
+from tests.records import APP, StubRecord, pending_of, subscription, update_of
 
 SAMPLED = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
 
 
-def test_a_flood_of_dead_letters_is_no_flood_of_spans() -> None:
-    made = InMemorySpanExporter()
+@dataclass
+class Row:
+    queue: SubscriptionQueue
+    count: int
+
+
+def row_of(number: int, *offsets: int) -> Row:
+    pending = [pending_of(offset, update_of(number)) for offset in offsets]
+    return Row(SubscriptionQueue((APP, subscription(number)), pending), 1)
+
+
+def spans_to(made: InMemorySpanExporter) -> ProcessSpans:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(made))
-    spans = ProcessSpans(
+    return ProcessSpans(
         provider.get_tracer("test"),
         group="consumers",
         topic_epoch=0,
@@ -24,7 +37,24 @@ def test_a_flood_of_dead_letters_is_no_flood_of_spans() -> None:
         clock=lambda: 1.0,
     )
 
+
+def test_a_flood_of_dead_letters_is_no_flood_of_spans() -> None:
+    made = InMemorySpanExporter()
+    spans = spans_to(made)
+
     for offset in range(50):
         spans.given_up(StubRecord(offset, b"", headers=SAMPLED), Rejected("No.", reason="refused"))
 
     assert len(made.get_finished_spans()) == 3
+
+
+def test_a_statement_that_fails_when_some_of_its_rows_are_written_has_a_span_of_another() -> None:
+    """It had been split to find a poisoned update, and then the shard was lost."""
+    made = InMemorySpanExporter()
+    spans = spans_to(made)
+
+    spans.failed("shard-0", [row_of(1), row_of(2, 7)], Transient("The connection is lost."))
+    spans.failed("shard-0", [row_of(1)], Transient("The connection is lost."))
+
+    process, _flush = sorted(made.get_finished_spans(), key=lambda span: span.name, reverse=True)
+    assert (process.attributes or {})["messaging.kafka.offset"] == 7
