@@ -29,6 +29,7 @@ from consumer.shard_writer import FlushBounds, ShardWriter
 from consumer.spans import ProcessSpans
 from consumer.status import ConsumerStatus, create_status_app
 from consumer.store import open_store
+from shared.holds import HELD_PARTITIONS
 from shared.kafka_clients import require_topics, until_reachable
 from shared.lag_reader import LagReader, open_lag_reader
 from shared.serving import serving
@@ -164,7 +165,10 @@ async def _open(
 ) -> _Parts:
     """Open all parts, for as long as it takes until there is a broker."""
     kafka, enter = settings.kafka, stack.enter_async_context
-    await require_topics(kafka, kafka.dead_letter_topic, kafka.held_topic, kafka.holds_topic)
+    await require_topics(
+        kafka,
+        {kafka.dead_letter_topic: None, kafka.held_topic: HELD_PARTITIONS, kafka.holds_topic: None},
+    )
     observer = await enter(open_observer(settings, directory.map))
     dead_letters = await enter(open_dead_letters(settings, observer))
     return _Parts(

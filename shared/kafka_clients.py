@@ -102,22 +102,26 @@ async def until_reachable(attempt: Callable[[], Awaitable[T]]) -> T:
         backoff_s = min(backoff_s * 2, _BACKOFF_CAP_S)
 
 
-async def require_topics(kafka: KafkaSettings, *others: str) -> None:
+async def require_topics(kafka: KafkaSettings, others: Mapping[str, int | None] = {}) -> None:
     """Wait for a broker, and check that updates have a topic of 720 partitions, and `others` one.
+
+    `others` may say how many partitions each must have, too.
 
     Raises:
         Misconfigured: one is missing or hidden from us, or has another number of partitions.
     """
+    wanted = {kafka.topic: PARTITIONS, **others}
     missing_s = 0.0
     while True:
         counts = await until_reachable(lambda: count_partitions(kafka))
-        found = counts.get(kafka.topic, PARTITIONS)
-        if found != PARTITIONS:
-            raise Misconfigured(
-                f"Topic {kafka.topic} has {found} partitions, but an app's partition is computed "
-                f"for {PARTITIONS}; name a topic made by `tidemark topics create`."
-            )
-        missing = [topic for topic in (kafka.topic, *others) if topic not in counts]
+        for topic, count in wanted.items():
+            found = counts.get(topic)
+            if None not in (found, count) and found != count:
+                raise Misconfigured(
+                    f"Topic {topic} has {found} partitions, but an app's partition is computed "
+                    f"for {count}; name a topic made by `tidemark topics create`."
+                )
+        missing = [topic for topic in wanted if topic not in counts]
         if not missing:
             return
         if missing_s >= _TOPIC_APPEARS_WITHIN_S:

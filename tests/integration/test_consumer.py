@@ -12,7 +12,7 @@ import aiohttp
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import UnknownError
 from aiokafka.protocol.group import HeartbeatResponse_v1 as HeartbeatResponse
@@ -23,6 +23,7 @@ from consumer.service import run
 from consumer.settings import FetchSettings, InFlightSettings, WriteSettings
 from deploy.local.stack import LocalStack
 from shared.errors import Misconfigured
+from shared.kafka_clients import count_partitions
 from shared.settings import KafkaSettings, ListenSettings, read_shard_map
 from shared.topology import partition_of
 from shared.updates import Update, encode
@@ -430,6 +431,22 @@ async def test_it_refuses_to_start_on_a_topic_with_another_number_of_partitions(
 
     await admin.delete_topics(["twelve"])
     await admin.close()
+
+
+async def test_it_refuses_to_start_on_a_holding_topic_with_another_number_of_partitions(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    """Its first hold in a partition that is not there would end it, again at every start."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_settings.bootstrap_servers)
+    await admin.start()
+    await admin.create_partitions({kafka_settings.held_topic: NewPartitions(61)})
+    await admin.close()
+
+    async with asyncio.timeout(PATIENCE_S):
+        while (await count_partitions(kafka_settings))[kafka_settings.held_topic] != 61:
+            await asyncio.sleep(0.05)
+        with pytest.raises(Misconfigured, match="held has 61 partitions"):
+            await run(consumer_settings(kafka_settings, shard_map_file), asyncio.Event())
 
 
 def test_the_apps_of_these_tests_live_on_all_shards() -> None:
