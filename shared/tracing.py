@@ -30,10 +30,13 @@ def read_traceparent(value: bytes) -> SpanContext | None:
     return context if context.is_valid else None
 
 
-def sampled_sender(headers: Iterable[tuple[str, bytes]]) -> SpanContext | None:
-    """Return the span that a record was sent in, where its sender records it."""
+def sampled_sender(headers: Iterable[tuple[str, bytes | None]]) -> SpanContext | None:
+    """Return the span that a record was sent in, where its sender records it.
+
+    Others may have sent it: Kafka lets a header have no value.
+    """
     for name, value in headers:
         if name == TRACEPARENT:
-            context = read_traceparent(value)
+            context = read_traceparent(value or b"")
             return context if context is not None and context.trace_flags.sampled else None
     return None

@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from consumer.spans import ProcessSpans
 from consumer.subscription_queue import SubscriptionQueue
 from shared.errors import Rejected, Transient
+from shared.tracing import TRACEPARENT, sampled_sender
 from tests.records import APP, StubRecord, pending_of, subscription, update_of
 
 SAMPLED = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
@@ -58,3 +59,7 @@ def test_a_statement_that_fails_when_some_of_its_rows_are_written_has_a_span_of_
 
     process, _flush = sorted(made.get_finished_spans(), key=lambda span: span.name, reverse=True)
     assert (process.attributes or {})["messaging.kafka.offset"] == 7
+
+
+def test_a_header_without_a_value_names_no_span() -> None:
+    assert sampled_sender([(TRACEPARENT, None)]) is None
