@@ -6,9 +6,11 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Final
 
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from deploy.local import postgres
@@ -19,6 +21,8 @@ from deploy.local.processes import find
 from deploy.local.stack import LocalStack, read_plan
 from operator_cli.topics import create_topics
 from shared.settings import KafkaSettings
+
+_COORDINATOR_TIMEOUT_S: Final = 60.0
 
 
 @contextmanager
@@ -33,6 +37,7 @@ def temporary_stack() -> Iterator[LocalStack]:
     stack.save_plan()
     try:
         stack.start_infrastructure()
+        asyncio.run(_wait_for_coordinator(stack))
         yield stack
     finally:
         stack.remove()
@@ -70,6 +75,28 @@ async def fresh_databases(
     finally:
         await asyncio.to_thread(stack.heal)
         await _on_every_shard(stack, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def _wait_for_coordinator(stack: LocalStack) -> None:
+    """Ask a new broker for a group until it knows who coordinates groups.
+
+    It makes a topic for that when it is asked first, so that whichever test is the first waits.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.plan.bootstrap_servers)
+    await admin.start()
+    try:
+        async with asyncio.timeout(_COORDINATOR_TIMEOUT_S):
+            while True:
+                try:
+                    await admin.list_consumer_group_offsets("nobody")
+                except KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    await asyncio.sleep(0.1)
+                else:
+                    return
+    finally:
+        await admin.close()
 
 
 def _own_state() -> Path:

@@ -426,8 +426,11 @@ async def test_it_refuses_to_start_on_a_topic_with_another_number_of_partitions(
     await admin.start()
     await admin.create_topics([NewTopic("twelve", num_partitions=12, replication_factor=1)])
 
-    with pytest.raises(Misconfigured, match="has 12 partitions"):
-        await run(consumer_settings(kafka, shard_map_file), asyncio.Event())
+    async with asyncio.timeout(PATIENCE_S):
+        while "twelve" not in await count_partitions(kafka):
+            await asyncio.sleep(0.05)
+        with pytest.raises(Misconfigured, match="has 12 partitions"):
+            await run(consumer_settings(kafka, shard_map_file), asyncio.Event())
 
     await admin.delete_topics(["twelve"])
     await admin.close()
