@@ -50,9 +50,12 @@ async def plan_rewind(
         now_ms: Unix time now.
 
     Raises:
-        Misconfigured: the group has members, or updates since then may have been removed.
+        Misconfigured: the group has members or never read any of it, the time is yet to come, or
+            updates since then may have been removed.
         Transient: Kafka cannot be asked.
     """
+    if since_ms > now_ms:
+        raise Misconfigured("That time is yet to come: name the one when the backup began.")
     named = [TopicPartition(kafka.topic, each) for each in shard.partitions]
     admin = AIOKafkaAdminClient(**client_options(kafka, _CLIENT))
     try:
@@ -68,6 +71,11 @@ async def plan_rewind(
         raise Misconfigured(
             f"Updates are kept for {retention_ms / 86_400_000:.1f} days, and that was before: what "
             "is missing cannot be replayed; restore a later backup."
+        )
+    if all(offsets[each].offset < 0 for each in named):
+        raise Misconfigured(
+            f"Group {group} has committed nothing in the partitions of {shard.name}, so there is "
+            "nothing to set back; name the consumers' group with --group or TIDEMARK_GROUP__ID."
         )
     async with open_reader(kafka, kafka.topic, _CLIENT) as reader:
         beginnings = await reader.beginnings(shard.partitions)

@@ -11,7 +11,7 @@ import typer
 
 from operator_cli.conventions import Json, OperatorSettings, print_json, with_exit_codes
 from shared.errors import Misconfigured, Transient
-from shared.settings import ShardDirectory, load, read_shard_map
+from shared.settings import ShardDirectory, load, read_shard_map, read_shards
 from shared.topology import PARTITIONS
 
 shards_app = typer.Typer(
@@ -150,7 +150,9 @@ def rewind_shard(
         ),
     ],
     *,
-    group: Annotated[str, typer.Option(help="The consumers' group.")] = "tidemark-consumer",
+    group: Annotated[
+        str | None, typer.Option(help="Default: TIDEMARK_GROUP__ID, or tidemark-consumer.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what.")] = False,
     shard_map: ShardMapFile = None,
     as_json: Json = False,
@@ -163,10 +165,14 @@ def rewind_shard(
     from operator_cli import rewinds
     from operator_cli.dead_letters import since as time_of
 
-    found = [each for each in _directory(shard_map).map.shards if each.name == shard]
+    settings = load(OperatorSettings)
+    # Without DSNs: consumers' pods have them, and none may run now.
+    shards = read_shards(shard_map or settings.shard_map_file).shards
+    found = [each for each in shards if each.name == shard]
     if not found:
-        raise Misconfigured(f"There is no shard {shard} in the shard map.")
-    kafka = load(OperatorSettings).kafka
+        names = ", ".join(each.name for each in shards)
+        raise Misconfigured(f"There is no shard {shard} in the shard map; it has {names}.")
+    kafka, group = settings.kafka, group or settings.group.id
     since_ms = time_of(since, datetime.now(UTC))
     now_ms = round(time.time() * 1000)
     planned = asyncio.run(rewinds.plan_rewind(kafka, group, found[0], since_ms, now_ms))
@@ -178,5 +184,6 @@ def rewind_shard(
         return
     what = "are set back" if yes else "would be set back; --yes does it"
     typer.echo(
-        f"{len(planned)} partitions of {shard} {what}: up to {records} records are read again."
+        f"{len(planned)} partitions of {shard} {what}: group {group} reads up to {records} "
+        "records again."
     )

@@ -1,6 +1,7 @@
 """A shard that is restored from a backup taken under load, and caught up by replay."""
 
 import asyncio
+import json
 import os
 import subprocess
 import time
@@ -36,6 +37,17 @@ def run(program: str, dsn: SecretStr, *arguments: str) -> None:
     )
 
 
+def without_dsns(shard_map_file: Path) -> Path:
+    """Name files that are not there: while no consumer's pod runs, none has them."""
+    shard_map = json.loads(shard_map_file.read_text())
+    for entry in shard_map["shards"]:
+        del entry["dsn"]
+        entry["dsn_file"] = f"/nowhere/{entry['name']}"
+    path = shard_map_file.with_name("without-dsns.json")
+    path.write_text(json.dumps(shard_map))
+    return path
+
+
 def restore(dsn: SecretStr, backup: Path) -> None:
     run("psql", dsn, "--command", "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     run("psql", dsn, "--set", "ON_ERROR_STOP=1", "--file", str(backup))
@@ -54,7 +66,8 @@ async def test_a_backup_taken_under_load_is_caught_up_by_replay(
     backup = tmp_path / "backup.sql"
     monkeypatch.setenv("TIDEMARK_KAFKA__BOOTSTRAP_SERVERS", kafka_settings.bootstrap_servers)
     monkeypatch.setenv("TIDEMARK_KAFKA__TOPIC", kafka_settings.topic)
-    monkeypatch.setenv("TIDEMARK_SHARD_MAP_FILE", str(shard_map_file))
+    monkeypatch.setenv("TIDEMARK_SHARD_MAP_FILE", str(without_dsns(shard_map_file)))
+    monkeypatch.setenv("TIDEMARK_GROUP__ID", group)
 
     async def differences() -> list[object]:
         return list(ledger.differences(await read_rows(directory, APPS)))
@@ -73,7 +86,7 @@ async def test_a_backup_taken_under_load_is_caught_up_by_replay(
         before = await differences()
         await asyncio.to_thread(restore, databases[SHARD], backup)
         restored = await differences()
-        arguments = ["shards", "rewind", SHARD, "--since", since, "--group", group, "--yes"]
+        arguments = ["shards", "rewind", SHARD, "--since", since, "--yes"]
         rewound = await asyncio.to_thread(CliRunner().invoke, app, arguments)
         async with running_consumer(settings):
             await produce(kafka_settings, traffic(1_000, seed=3), ledger)
@@ -82,7 +95,9 @@ async def test_a_backup_taken_under_load_is_caught_up_by_replay(
     assert before == []
     assert restored, "the backup held everything already: it was not taken under load"
     assert rewound.exit_code == 0, rewound.output
-    assert rewound.stdout.startswith(f"180 partitions of {SHARD} are set back: up to ")
+    assert rewound.stdout.startswith(
+        f"180 partitions of {SHARD} are set back: group {group} reads up to "
+    )
     assert await differences() == []
 
 
@@ -94,3 +109,23 @@ async def test_what_retention_may_have_removed_is_not_replayed_in_part(
 
     with pytest.raises(Misconfigured, match=r"kept for 7\.0 days, and that was before"):
         await plan_rewind(kafka_settings, "nobody", shard, now_ms - 8 * 86_400_000, now_ms)
+
+
+async def test_a_group_that_never_read_the_shard_is_not_taken_for_the_consumers(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    shard = read_shard_map(shard_map_file).map.shard_of(partition_of(APPS[0]))
+    await produce(kafka_settings, traffic(20, seed=1), Ledger())
+    now_ms = round(time.time() * 1000)
+
+    with pytest.raises(Misconfigured, match="Group nobody has committed nothing"):
+        await plan_rewind(kafka_settings, "nobody", shard, now_ms - 60_000, now_ms)
+
+
+async def test_a_time_that_is_yet_to_come_sets_nothing_back(
+    kafka_settings: KafkaSettings, shard_map_file: Path
+) -> None:
+    shard = read_shard_map(shard_map_file).map.shard_of(partition_of(APPS[0]))
+
+    with pytest.raises(Misconfigured, match="yet to come"):
+        await plan_rewind(kafka_settings, "nobody", shard, 2_000, 1_000)
