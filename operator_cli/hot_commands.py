@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import urllib.request
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +23,10 @@ def hot(
     url: Annotated[
         list[str],
         typer.Option(
-            "--url", envvar="TIDEMARK_CONSUMERS", help="Status address of a consumer; repeat it."
+            "--url",
+            envvar="TIDEMARK_CONSUMERS",
+            help="Status address of a consumer; repeat it. A name with several addresses means "
+            "all of them.",
         ),
     ] = ["http://127.0.0.1:8090"],  # noqa: B006 - typer copies it
     limit: Annotated[int, typer.Option(min=1, max=10, help="How many of each.")] = 10,
@@ -29,21 +34,47 @@ def hot(
 ) -> None:
     """Name the subscriptions and apps that get the most updates, of the last one to two minutes.
 
-    A count with two numbers lies between them; with one it is exact.
+    A count with two numbers lies between them; with one it is exact. 1 if a consumer is silent,
+    whose keys are missing then.
     """
-    views = asyncio.run(_ask(url))
-    # An app lives with one consumer, so what several say is put together, not added.
-    rows = sorted((e for v in views for e in v.hot_subscriptions), key=lambda e: -e.per_s)[:limit]
-    apps = sorted((e for v in views for e in v.hot_apps), key=lambda e: -e.per_s)[:limit]
+    from consumer.peers import together
+
+    views, failures = asyncio.run(_ask(url))
+    if not views:
+        raise failures[0]
+    seen = together(views)
+    rows, apps = seen.hot_subscriptions[:limit], seen.hot_apps[:limit]
     if as_json:
         print_json({"subscriptions": list(map(_members, rows)), "apps": list(map(_members, apps))})
-        return
-    _print("subscription", rows)
-    _print("app", apps)
+    else:
+        _print("subscription", rows)
+        _print("app", apps)
+    if failures:
+        raise failures[0]
 
 
-async def _ask(urls: list[str]) -> "list[Overview]":
-    return list(await asyncio.gather(*(asyncio.to_thread(_overview, url) for url in urls)))
+async def _ask(urls: list[str]) -> "tuple[list[Overview], list[Misconfigured | Transient]]":
+    """Return what each consumer says, and why others say nothing."""
+    from consumer.peers import addresses_of
+
+    for each in urls:
+        if not each.startswith(("http://", "https://")):
+            raise Misconfigured(f"{each} is no address of a consumer; write http://host:port.")
+    found = await asyncio.gather(*(asyncio.to_thread(addresses_of, url) for url in urls))
+    outcomes = await asyncio.gather(
+        *(asyncio.to_thread(_overview, each) for each in chain.from_iterable(found)),
+        return_exceptions=True,
+    )
+    views: dict[str, Overview] = {}
+    failures: list[Misconfigured | Transient] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Misconfigured | Transient):
+            failures.append(outcome)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            views[outcome.name] = outcome  # named twice, it is one all the same
+    return list(views.values()), failures
 
 
 def _overview(url: str) -> "Overview":
@@ -51,8 +82,6 @@ def _overview(url: str) -> "Overview":
 
     from consumer.overview import Overview
 
-    if not url.startswith(("http://", "https://")):
-        raise Misconfigured(f"{url} is no address of a consumer; write http://host:port.")
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/overview", timeout=10) as answer:  # noqa: S310
             return msgspec.json.decode(answer.read(), type=Overview)
@@ -77,7 +106,7 @@ def _members(hot: "Hot") -> dict[str, object]:
     }
 
 
-def _print(title: str, keys: "list[Hot]") -> None:
+def _print(title: str, keys: "Sequence[Hot]") -> None:
     rows = []
     for each in keys:
         name = each.app if each.subscription is None else f"{each.app}/{each.subscription}"

@@ -286,6 +286,17 @@ def test_receipts_and_lag_are_of_the_group_that_consumes(program: Path) -> None:
     }
 
 
+def test_hot_keys_of_all_consumers_are_asked_for_in_any_of_their_pods(program: Path) -> None:
+    [consumer] = [
+        pod
+        for name, pod in pod_specs(objects(render(program, PRODUCTION)))
+        if name == "tidemark-consumer"
+    ]
+    said = {each["name"]: each.get("value") for each in consumer["containers"][0]["env"]}
+
+    assert said["TIDEMARK_CONSUMERS"] == said["TIDEMARK_TELEMETRY__PEERS"]
+
+
 def test_a_budget_that_is_just_enough_renders(program: Path) -> None:
     assert render(program, MINIMAL, "consumer.replicas=10")
 
