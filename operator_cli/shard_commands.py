@@ -54,7 +54,8 @@ def check_shards(shard_map: ShardMapFile = None, as_json: Json = False) -> None:
             owns = f"{each.shard.first}-{each.shard.last}"
             facts = each.facts
             if facts is None:
-                typer.echo(f"{each.shard.name:<12} {owns:>9} cannot be asked")
+                why = "cannot be asked" if each.is_silent else "cannot be used"
+                typer.echo(f"{each.shard.name:<12} {owns:>9} {why}")
                 continue
             typer.echo(
                 row.format(
@@ -74,7 +75,7 @@ def check_shards(shard_map: ShardMapFile = None, as_json: Json = False) -> None:
         for each in reports:
             for problem in each.problems:
                 typer.echo(f"{each.shard.name}: {problem}")
-    if unasked := [each.shard.name for each in reports if each.facts is None]:
+    if unasked := [each.shard.name for each in reports if each.is_silent]:
         raise Transient(f"{', '.join(unasked)} cannot be asked.")
     if wrong := [each.shard.name for each in reports if each.problems]:
         raise Misconfigured(f"Something must be put right at {', '.join(wrong)}.")

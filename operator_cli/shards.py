@@ -77,6 +77,8 @@ class ShardReport:
     budget: int | None
     facts: ShardFacts | None
     problems: Sequence[str] = field(default_factory=list)
+    is_silent: bool = False
+    """Whether it cannot be asked, and may answer later."""
 
 
 async def check(directory: ShardDirectory) -> list[ShardReport]:
@@ -88,7 +90,8 @@ async def check(directory: ShardDirectory) -> list[ShardReport]:
         try:
             facts = await _ask(shard, directory.dsns[shard.name])
         except (Misconfigured, Transient) as error:
-            return ShardReport(shard, budget, None, [str(error)])
+            silent = isinstance(error, Transient)
+            return ShardReport(shard, budget, None, [str(error)], is_silent=silent)
         return ShardReport(shard, budget, facts, problems(shard, facts, budget, newest))
 
     return await asyncio.gather(*map(report, directory.map.shards))

@@ -92,6 +92,19 @@ async def test_what_is_wrong_is_said_in_words(databases: Dsns, shard_map_file: P
     assert "shard-3 could not be asked" in fourth.problems[0]
 
 
+async def test_a_shard_that_was_never_migrated_is_to_be_put_right_and_not_to_be_asked_again(
+    databases: Dsns, shard_map_file: Path
+) -> None:
+    await execute(databases["shard-2"], "DROP TABLE subscriptions")
+
+    arguments = ["shards", "check", "--shard-map", str(shard_map_file)]
+    checked = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+
+    assert checked.exit_code == 2
+    assert "shard-2 has no table of subscriptions; run tidemark migrate." in checked.stdout
+    assert "put right at shard-2" in checked.stderr
+
+
 async def test_a_shard_map_that_was_changed_without_its_rows_migrates_nothing(
     databases: Dsns, shard_map_file: Path
 ) -> None:
