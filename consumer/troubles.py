@@ -87,6 +87,7 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "note",
             f"{hold.key} is held back since {clock(hold.since_s)}: {hold.reason}",
             "`tidemark hold release` has it applied, in order.",
+            "Some updates are held back on purpose, and applied later.",
         )
 
 

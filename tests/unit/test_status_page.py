@@ -11,7 +11,7 @@ import pytest
 from consumer.assigned_work import AssignedWork
 from consumer.budget import BudgetBounds, ShardBudget
 from consumer.lag_watch import LagWatch
-from consumer.overview import Hot, Overview, Point, ShardView, used
+from consumer.overview import HoldLine, Hot, Overview, Point, ShardView, used
 from consumer.peers import Gathering, addresses_of, together
 from consumer.status_page import render
 from consumer.troubles import troubles
@@ -159,12 +159,16 @@ async def test_kafka_is_silent_from_the_last_look_that_it_answered(
         overview(shard(locked=1)),
         overview(ready=False),
         overview(silent=["http://consumer-3:8090"]),
+        overview(holds=[HoldLine(f"app {APP}", "holding", "floods one row", 1_699_999_900.0)]),
     ],
 )
 def test_customers_are_not_told_that_all_is_well_while_it_is_not_or_is_not_known(
     view: Overview,
 ) -> None:
-    assert "All is well." not in render(view, public=True)
+    page = render(view, public=True)
+
+    assert "All is well." not in page
+    assert APP not in page
 
 
 def test_what_a_name_contains_is_not_markup() -> None:
