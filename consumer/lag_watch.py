@@ -10,7 +10,7 @@ import structlog
 
 from consumer.assigned_work import AssignedWork
 from shared.errors import Misconfigured, Transient
-from shared.lag import TOTAL, Lag, LagHistory, Look
+from shared.lag import Lag, LagHistory, Look
 from shared.topology import ShardMap
 
 log = structlog.get_logger()
@@ -92,7 +92,7 @@ class LagWatch:
             self._own.lag(shard.name, (each for each in shard.partitions if each in own.ends))
             for shard in self._shards
         ]
-        lags.append(self._own.lag(TOTAL, own.ends))
+        lags.append(self._own.total(lags, own.ends))
         self.trend.append((now_s, {lag.name: lag for lag in lags}))
 
     def _exact(self, look: Look, now_s: float) -> Look:

@@ -179,7 +179,7 @@ def _shard(of: Sources, number: int, lags: Mapping[str, Lag]) -> ShardView:
     )
 
 
-_NO_LAG: Final = Lag(TOTAL, 0, 0.0, 0, 0, 0.0, 0.0, 0)
+_NO_LAG: Final = Lag(TOTAL, 0, 0.0, 0, 0, 0.0, 0.0, 0, 0.0)
 
 
 class _Numbers(TypedDict):

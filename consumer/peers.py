@@ -10,11 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import chain
+from math import isinf
 from typing import Final
 
 import msgspec
 
 from consumer.overview import Hot, Overview, Point, ShardView
+from shared.lag import catch_up_s
 
 _TIMEOUT_S: Final = 1.0
 _HOT: Final = 10
@@ -125,7 +127,7 @@ def _add(one: ShardView, other: ShardView) -> ShardView:
     message_lag = one.message_lag + other.message_lag
     accepted_per_s = one.accepted_per_s + other.accepted_per_s
     applied_per_s = one.applied_per_s + other.applied_per_s
-    gain = applied_per_s - accepted_per_s
+    longest_s = catch_up_s(message_lag, accepted_per_s, applied_per_s)
     return msgspec.structs.replace(
         one,
         partitions=one.partitions + other.partitions,
@@ -136,7 +138,7 @@ def _add(one: ShardView, other: ShardView) -> ShardView:
         time_lag_s=max(one.time_lag_s, other.time_lag_s),
         accepted_per_s=accepted_per_s,
         applied_per_s=applied_per_s,
-        catch_up_s=0.0 if not message_lag else message_lag / gain if gain > 0 else None,
+        catch_up_s=None if isinf(longest_s) else longest_s,
         breaker=failing.breaker,
         failing_since_s=failing.failing_since_s,
         failing_because=failing.failing_because,

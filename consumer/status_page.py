@@ -93,12 +93,19 @@ def render(view: Overview, *, public: bool) -> str:
         worst=sorted(view.waiting.items(), key=lambda item: -item[1])[:10],
         total=sum(shard.message_lag for shard in view.shards),
         oldest_s=max((shard.time_lag_s for shard in view.shards), default=0.0),
+        catch_up_s=_catch_up_s(view),
         span_s=times["span_s"],
         width=_WIDTH,
         height=_HEIGHT,
         map_width=_COLUMNS * _CELL,
         map_height=PARTITIONS // _COLUMNS * _CELL,
     )
+
+
+def _catch_up_s(view: Overview) -> float | None:
+    """Return when the last shard is caught up with; None where one is not at all."""
+    times = [shard.catch_up_s for shard in view.shards]
+    return None if None in times else max((each for each in times if each is not None), default=0.0)
 
 
 def _span_s(view: Overview) -> float:

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 
@@ -40,8 +40,8 @@ class Look:
 class Lag:
     """How some partitions stand together; times in seconds, rates in records a second.
 
-    `time_lag_s` is the age of the oldest record that is not done with. `catch_up_s` is infinite
-    while the backlog does not shrink.
+    `time_lag_s` is the age of the oldest record that is not done with. `catch_up_s` is how long
+    until nothing waits, at the present rates: infinite while the backlog does not shrink.
     """
 
     name: str
@@ -52,14 +52,15 @@ class Lag:
     accepted_per_s: float
     done_per_s: float
     partition_max: int
+    catch_up_s: float
 
-    @property
-    def catch_up_s(self) -> float:
-        """Estimate how long until nothing waits, at the present rates."""
-        if not self.message_lag:
-            return 0.0
-        gain = self.done_per_s - self.accepted_per_s
-        return self.message_lag / gain if gain > 0 else inf
+
+def catch_up_s(message_lag: int, accepted_per_s: float, done_per_s: float) -> float:
+    """Estimate how long until nothing waits, at these rates."""
+    if not message_lag:
+        return 0.0
+    gain = done_per_s - accepted_per_s
+    return message_lag / gain if gain > 0 else inf
 
 
 class LagHistory:
@@ -100,21 +101,33 @@ class LagHistory:
             for each, lag in zip(numbers, lags, strict=True)
             if lag and each in look.oldest_ms
         ]
+        message_lag = sum(lags)
+        rates = (accepted / seconds, done / seconds) if seconds else (0.0, 0.0)
         return Lag(
             name,
-            message_lag=sum(lags),
+            message_lag=message_lag,
             time_lag_s=max(0.0, look.at_s - min(oldest) / 1000) if oldest else 0.0,
             accepted=sum(look.ends.get(each, 0) for each in numbers),
             done=sum(look.positions.get(each, 0) for each in numbers),
-            accepted_per_s=accepted / seconds if seconds else 0.0,
-            done_per_s=done / seconds if seconds else 0.0,
+            accepted_per_s=rates[0],
+            done_per_s=rates[1],
             partition_max=max(lags, default=0),
+            catch_up_s=catch_up_s(message_lag, *rates),
         )
 
     def by_shard(self, shards: Sequence[Shard]) -> list[Lag]:
         """Say how each shard stands, and all of them together at the end."""
         found = [self.lag(shard.name, shard.partitions) for shard in shards]
-        return [*found, self.lag(TOTAL, (each for shard in shards for each in shard.partitions))]
+        everything = (each for shard in shards for each in shard.partitions)
+        return [*found, self.total(found, everything)]
+
+    def total(self, parts: Sequence[Lag], partitions: Iterable[int]) -> Lag:
+        """Say how these partitions stand, of which `parts` are all parts.
+
+        All is caught up with when the last part is: a fast shard does not help a dead one.
+        """
+        longest = max((part.catch_up_s for part in parts), default=0.0)
+        return replace(self.lag(TOTAL, partitions), catch_up_s=longest)
 
     def _before(self, now_s: float, partitions: Sequence[int]) -> Look:
         """Return the look that rates are counted from: the first of the window that has them."""

@@ -43,6 +43,16 @@ def test_a_backlog_that_does_not_shrink_is_never_caught_up_with() -> None:
     assert history.lag("all", [0]).catch_up_s == inf
 
 
+def test_all_is_caught_up_with_when_the_last_shard_is() -> None:
+    history = LagHistory()
+    history.add(Look(0, {0: 20_000, 1: 1_000}, {0: 0, 1: 1_000}, {}))
+    history.add(Look(10, {0: 20_000, 1: 2_000}, {0: 10_000, 1: 1_000}, {}))
+
+    fast, dead, both = history.by_shard([Shard("fast", 0, 0), Shard("dead", 1, 1)])
+
+    assert (fast.catch_up_s, dead.catch_up_s, both.catch_up_s) == (10, inf, inf)
+
+
 def test_nothing_that_waits_is_no_lag_whatever_was_read_before() -> None:
     history = LagHistory()
     history.add(look(100, 10, 10, oldest_ms=1))

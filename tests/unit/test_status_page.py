@@ -109,6 +109,18 @@ def test_records_that_wait_while_writers_idle_are_called_starvation() -> None:
     assert "starvation" in trouble.advice
 
 
+def test_all_is_caught_up_with_no_sooner_than_the_last_shard() -> None:
+    slow, dead = shard(message_lag=9, catch_up_s=600.0), shard(message_lag=9, catch_up_s=None)
+
+    late, never = (
+        render(overview(slow, each), public=public)
+        for each, public in ((shard(), True), (dead, False))
+    )
+
+    assert "<dt>all caught up in</dt><dd>10 min</dd>" in late
+    assert "<dt>all caught up in</dt><dd>not at this rate</dd>" in never
+
+
 def test_all_is_not_well_while_kafka_does_not_say_what_waits() -> None:
     view = together([overview(), overview(kafka_silent_s=60.0)])
 
