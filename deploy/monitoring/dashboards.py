@@ -52,7 +52,11 @@ _LAG: Final = (
     Panel(
         "Estimated time to catch up",
         "s",
-        [(f"max by (shard) ({Consumer.catch_up.prometheus_name})", _SHARD)],
+        [
+            (f"max by (shard) ({Consumer.catch_up.prometheus_name})", _SHARD),
+            (f"max({Consumer.catch_up.prometheus_name})", "all"),
+        ],
+        "All is caught up with when the last shard is. A shard that does not catch up has no line.",
     ),
     Panel(
         "Accepted to applied",
@@ -92,6 +96,7 @@ _WORK: Final = (
         ],
     ),
     Panel("Rows of a statement, p50", "short", [(_quantile(0.5, Consumer.flush_rows), _SHARD)]),
+    Panel("Statements a second", "ops", [(_rate(Consumer.flushes, "outcome"), "{{outcome}}")]),
     Panel("Statement time, p99", "s", [(_quantile(0.99, Consumer.flush_duration), _SHARD)]),
     Panel("Wait for a connection, p99", "s", [(_quantile(0.99, Consumer.pool_wait), _SHARD)]),
     Panel(
@@ -130,6 +135,26 @@ _WORK: Final = (
         "`tidemark hot` names it.",
     ),
     Panel("Dead letters a second", "ops", [(_rate(Consumer.dead_letters, "reason"), "{{reason}}")]),
+    Panel(
+        "Holds, and updates held back a second",
+        "short",
+        [
+            (f"max({Consumer.holds.prometheus_name})", "holds"),
+            (f"sum(rate({Consumer.held.prometheus_name}[$__rate_interval]))", "held back a second"),
+        ],
+        "`tidemark hold list` names them.",
+    ),
+    Panel(
+        "Rows that others hold",
+        "short",
+        [(_sum(Consumer.locked), _SHARD)],
+        "Their updates wait for somebody else's transaction.",
+    ),
+    Panel(
+        "Uncommitted for",
+        "s",
+        [(f"max by (instance) ({Consumer.uncommitted_age.prometheus_name})", "{{instance}}")],
+    ),
     Panel(
         "Commits and rebalances",
         "ops",

@@ -7,7 +7,7 @@ import yaml
 
 from deploy.local.layout import CHECKOUT
 from deploy.monitoring.dashboards import DASHBOARDS, dashboards
-from shared.metrics import Kind, all_metrics
+from shared.metrics import Consumer, Kind, all_metrics, metrics_of
 
 MONITORING = CHECKOUT / "deploy" / "monitoring"
 NAME = re.compile(r"\b(?:tidemark|http_server)_[a-z0-9_]+")
@@ -54,6 +54,14 @@ def test_dashboards_are_as_generated_and_read_metrics_that_there_are() -> None:
         path = DASHBOARDS / name
         assert path.read_text("utf-8") == content, "python -m deploy.monitoring.dashboards"
         assert set(NAME.findall(content)) <= names()
+
+
+def test_what_a_consumer_tells_is_in_an_alert_or_on_a_dashboard() -> None:
+    shown = {name for content in dashboards().values() for name in NAME.findall(content)}
+    shown |= {name for rule in rules() for name in NAME.findall(rule["expr"])}
+    told = {metric.prometheus_name for metric in metrics_of(Consumer)}
+
+    assert {name for name in told if not any(name in each for each in shown)} == set()
 
 
 def test_runbooks_and_dashboards_speak_of_no_metric_in_part() -> None:
