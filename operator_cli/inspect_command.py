@@ -105,10 +105,12 @@ def inspect(
 
     if follow and (top or fold):
         raise Misconfigured("--follow never ends, so there is nothing to add up; leave one out.")
-    if fold and (dead_letters or tag or trace or where or since):
+    if follow and until:
+        raise Misconfigured("--follow goes on with what comes after --until; leave one out.")
+    if fold and (dead_letters or tag or trace or where or since or limit):
         raise Misconfigured(
             "--fold adds up everything of a subscription, or it would differ from its row; leave "
-            "out --dead-letters, --tag, --trace, --where and --since."
+            "out --dead-letters, --tag, --trace, --where, --since and --limit."
         )
     settings = load(OperatorSettings)
     filters = _filters(

@@ -73,13 +73,15 @@ class Condition:
         """Say whether it is true of a record."""
         values = {name: read(record, update) for name, read in self._reads.items()}
         try:
-            return self._program.execute(values) is True
+            found = self._program.execute(values)
         except KeyError:
             return False
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             # What they say may quote a value.
-            self.unfit += 1
-            return False
+            found = None
+        # Neither true nor false, as `tags.plan` alone is, must not pass for false.
+        self.unfit += not isinstance(found, bool)
+        return found is True
 
 
 _Read = Callable[[Any, Update], Any]

@@ -49,7 +49,10 @@ def test_what_is_no_expression_over_a_record_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["duration(tags.plan) > duration('1s')", "1 / 0 == 1", "[1][5] == 1", "tags.plan.matches('(')"],
+    [
+        *("duration(tags.plan) > duration('1s')", "1 / 0 == 1", "[1][5] == 1"),
+        *("tags.plan.matches('(')", "tags.plan", "offset", "tags"),
+    ],
 )
 def test_what_cannot_be_evaluated_does_not_match_is_counted_and_quotes_no_value(text: str) -> None:
     condition = Condition(text)
@@ -115,6 +118,8 @@ def test_what_is_sent_again_under_its_key_adds_nothing_for_a_day() -> None:
         (["--until", "noon"], "--until noon is no time"),
         (["--fold", "--app", APP, "--since", "1h"], "--fold adds up everything"),
         (["--fold", "--app", APP, "--dead-letters"], "--fold adds up everything"),
+        (["--fold", "--app", APP, "--limit", "3"], "--fold adds up everything"),
+        (["--follow", "--since", "2h", "--until", "1m"], "--follow goes on"),
     ],
 )
 def test_what_would_answer_another_question_is_refused(arguments: list[str], sentence: str) -> None:
