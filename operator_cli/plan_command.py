@@ -41,8 +41,8 @@ def plan(
         typer.Option("--capacity", min=0, help="Updates applied a second at most."),
     ] = None,
     backlog: Annotated[
-        float, typer.Option("--backlog", min=0, help="Updates that wait at the beginning.")
-    ] = 0.0,
+        float | None, typer.Option("--backlog", min=0, help="Updates that wait at the beginning.")
+    ] = None,
     stopped: Annotated[
         str,
         typer.Option("--stopped", metavar="TIME", help="Nothing is applied at first: 60s, 5m."),
@@ -58,6 +58,10 @@ def plan(
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Draw it into a file, too.")
     ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option("--png", metavar="FILE", help="Likewise, as pixels; needs Pillow."),
+    ] = None,
     shard_map: ShardMapFile = None,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +71,7 @@ def plan(
     if from_metrics:
         now = asyncio.run(_now(shard_map))
         rate = now[0] if rate is None else rate
-        backlog = backlog or now[1]
+        backlog = now[1] if backlog is None else backlog
         capacity = now[2] if capacity is None else capacity
     if rate is None or capacity is None:
         raise Misconfigured(
@@ -78,7 +82,7 @@ def plan(
         rate=rate,
         capacity=capacity,
         burst=_burst(burst),
-        backlog=backlog,
+        backlog=backlog or 0.0,
         stopped_s=_stop(stopped),
     )
     found = planning.simulate(scenario)
@@ -97,10 +101,9 @@ def plan(
         ),
     ]
     if svg is not None:
-        try:
-            svg.write_text(plots.as_svg(curves, _heading(scenario)), encoding="utf-8")
-        except OSError as error:
-            raise Misconfigured(f"--svg {svg} cannot be written ({error.strerror}).") from error
+        _write("--svg", svg, plots.as_svg(curves, _heading(scenario)).encode())
+    if png is not None:
+        _write("--png", png, plots.as_png(curves, _heading(scenario)))
     if as_json:
         print_json(_members(found))
         return
@@ -108,6 +111,13 @@ def plan(
     for curve in curves:
         typer.echo(f"\n{plots.as_text(curve)}")
     typer.echo(f"\n{_conclusion(found)}")
+
+
+def _write(option: str, path: Path, picture: bytes) -> None:
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise Misconfigured(f"{option} {path} cannot be written ({error.strerror}).") from error
 
 
 async def _now(shard_map: Path | None) -> tuple[float, float, float | None]:

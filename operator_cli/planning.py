@@ -10,11 +10,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
-from math import isfinite
 from typing import Final
 
 from shared.errors import Misconfigured
 
+_LARGEST: Final = 1e15
 _STEPS: Final = 1_000
 _LEAD_SHARE: Final = 0.05
 _TAIL_SHARE: Final = 0.1
@@ -44,8 +44,10 @@ class Scenario:
 
     def __post_init__(self) -> None:
         numbers = (self.rate, self.capacity, self.backlog, self.stopped_s, *astuple(self.burst))
-        if not all(map(isfinite, numbers)):
-            raise Misconfigured("Rates, times and the backlog must be finite; name smaller ones.")
+        if not all(number <= _LARGEST for number in numbers):
+            raise Misconfigured(
+                f"Rates, times and the backlog may be {_LARGEST:g} at most; name smaller ones."
+            )
         if self.capacity <= self.rate:
             raise Misconfigured(
                 f"A capacity of {self.capacity:g} a second never catches up with {self.rate:g} a "

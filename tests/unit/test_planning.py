@@ -1,15 +1,20 @@
-"""What a burst does, worked out."""
+"""What a burst does, worked out and drawn."""
 
-from math import inf, isclose
+import sys
+from io import BytesIO
+from math import inf, isclose, nan
+from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from operator_cli.main import app
 from operator_cli.planning import Burst, Scenario, at, simulate
-from operator_cli.plots import Curve, as_svg, as_text
+from operator_cli.plots import Curve, as_png, as_svg, as_text
 from shared.errors import Misconfigured
 
+PLAN = ["plan", "--rate", "2000", "--burst", "20000x10m", "--capacity", "4000"]
 TALK = Scenario(rate=2_000, capacity=4_000, burst=Burst(20_000, 600))
 
 
@@ -68,9 +73,10 @@ def test_a_backlog_to_which_nothing_is_added_is_worked_off() -> None:
     assert isclose(plan.time_peak.time_lag_s, 10, rel_tol=0.01)
 
 
-def test_what_is_not_finite_is_refused() -> None:
-    with pytest.raises(Misconfigured, match="finite"):
-        Scenario(rate=1, capacity=2, burst=Burst(0, 0), backlog=inf)
+@pytest.mark.parametrize("backlog", [1e308, inf, nan])
+def test_what_no_float_can_add_up_is_refused(backlog: float) -> None:
+    with pytest.raises(Misconfigured, match=r"1e\+15 at most"):
+        Scenario(rate=1, capacity=2, burst=Burst(0, 0), backlog=backlog)
 
 
 def test_a_capacity_that_never_catches_up_is_told() -> None:
@@ -102,3 +108,52 @@ def test_curves_are_drawn() -> None:
     assert "█" in as_text(curve)
     assert as_svg([curve], "a < b").count("<circle") == 1
     assert "a &lt; b" in as_svg([curve], "a < b")
+
+
+def test_pixels_show_the_same_as_the_svg() -> None:
+    curve = Curve("lag", [(0.0, 0.0), (1.0, 8.0)], str, str, measured=[(0.5, 4.0)])
+
+    picture = Image.open(BytesIO(as_png([curve, curve], "a < b"))).convert("RGB")
+
+    assert picture.size == (1_520, 988)
+    colours = {colour for _, colour in picture.getcolors(maxcolors=1_000_000) or []}
+    assert {(0x0B, 0x6E, 0x8A), (0xA8, 0x5B, 0x00), (0x1C, 0x24, 0x30)} <= colours
+
+
+def test_both_curves_are_drawn_into_files(tmp_path: Path) -> None:
+    svg, png = tmp_path / "plan.svg", tmp_path / "plan.png"
+
+    result = CliRunner().invoke(app, [*PLAN, "--svg", str(svg), "--png", str(png)])
+
+    assert result.exit_code == 0, result.output
+    assert "message lag" in svg.read_text("utf-8")
+    assert "time lag" in svg.read_text("utf-8")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_that_cannot_be_written_and_pixels_that_nothing_draws_are_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = CliRunner().invoke(app, [*PLAN, "--png", str(tmp_path / "none" / "plan.png")])
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    without = CliRunner().invoke(app, [*PLAN, "--png", str(tmp_path / "plan.png")])
+
+    assert (nowhere.exit_code, without.exit_code) == (2, 2)
+    assert "cannot be written (No such file or directory)" in nowhere.stderr
+    assert "PNG needs Pillow" in without.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--burst", "20000"], ["--burst", "1e9x1m"], ["--burst", "x10m"], ["--stopped", "1d"]),
+        *(["--burst", "9" * 400 + "x1s"], ["--backlog", "1e308"]),
+        *(["--capacity", "inf"], ["--stopped", "9" * 400 + "s"], ["--rate", "4000"]),
+        ["--burst", "1e308x1h"],
+    ],
+)
+def test_what_cannot_be_planned_is_a_sentence(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [*PLAN, *arguments])
+
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
