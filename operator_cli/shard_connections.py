@@ -27,7 +27,7 @@ async def connected(shard: str, dsn: SecretStr, *, could_not: str) -> AsyncItera
     two connections of the server otherwise. Nothing is prepared for longer, for the same reason.
 
     Raises:
-        Misconfigured: the shard refuses the login.
+        Misconfigured: the shard refuses the login, or the role may not do it.
         Transient: it cannot be reached, or refuses a statement.
     """
     try:
@@ -40,6 +40,10 @@ async def connected(shard: str, dsn: SecretStr, *, could_not: str) -> AsyncItera
             await connection.close(timeout=_TIMEOUT_S)
     except _WRONG_LOGIN as error:
         raise Misconfigured(f"{shard} refuses the login of its DSN: {error}.") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Misconfigured(
+            f"{shard} could not {could_not}: {error}; let the role of its DSN own the database."
+        ) from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         reason = str(error) or type(error).__name__
         raise Transient(f"{shard} could not {could_not}: {reason}.") from error

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -91,6 +92,22 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
         assert await query(dsn, "SELECT to_regclass('good') IS NOT NULL")
         assert await query(dsn, "SELECT to_regclass('half') IS NULL")
         assert await query(dsn, "SELECT max(version) FROM schema_migrations") == 1
+
+
+async def test_a_role_that_may_not_change_the_schema_is_for_a_human_to_put_right(
+    empty_databases: Dsns,
+) -> None:
+    dsn, role = empty_databases["shard-0"].get_secret_value(), f"poor_{uuid.uuid4().hex[:12]}"
+    url = urlsplit(dsn)
+    poor = url._replace(netloc=f"{role}:poor@{url.hostname}:{url.port}").geturl()
+    await query(empty_databases["shard-0"], f"CREATE ROLE {role} LOGIN PASSWORD 'poor'")
+    try:
+        with pytest.raises(
+            Misconfigured, match="permission denied for schema public; let the role"
+        ):
+            await migrate({"shard-0": SecretStr(poor)})
+    finally:
+        await query(empty_databases["shard-0"], f"DROP ROLE {role}")
 
 
 async def test_an_index_is_built_while_customers_write(
