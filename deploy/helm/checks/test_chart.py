@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from consumer.settings import ConsumerSettings
 from deploy.helm.renders import (
     GOLDEN,
     OPERATIONS,
@@ -20,6 +21,7 @@ from deploy.helm.renders import (
 )
 from deploy.helm.tools import find_tool
 from deploy.helm.values import CHART, VALUE_SETS
+from ingest_api.settings import IngestSettings
 from shared.errors import Misconfigured
 from shared.settings import read_shard_map
 
@@ -233,6 +235,14 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
             "bytes_max is 83886080, twice of which may be in memory",
         ),
         (
+            ["ingest.settings.body.held_bytes_max=536870912"],
+            "held_bytes_max is 536870912 and produce.bytes_in_flight_max 33554432",
+        ),
+        (
+            ['ingest.resources.limits.memory="128Mi"'],
+            "and ingest.resources.limits.memory is 128Mi: pods would be killed under load",
+        ),
+        (
             ['consumer.extraEnv=[{"name": "TIDEMARK_WRITE__ROWS_PER_FLUSH_MAX", "value": "9"}]'],
             "write it in consumer.settings",
         ),
@@ -295,6 +305,20 @@ def test_hot_keys_of_all_consumers_are_asked_for_in_any_of_their_pods(program: P
     said = {each["name"]: each.get("value") for each in consumer["containers"][0]["env"]}
 
     assert said["TIDEMARK_CONSUMERS"] == said["TIDEMARK_TELEMETRY__PEERS"]
+
+
+def test_guards_take_the_settings_that_services_have_by_default(program: Path) -> None:
+    consumer, ingest = ConsumerSettings(), IngestSettings.model_construct()
+    ours = [
+        consumer.in_flight.bytes_max,
+        ingest.body.held_bytes_max,
+        ingest.produce.bytes_in_flight_max,
+    ]
+
+    with pytest.raises(Misconfigured, match=f"bytes_max is {ours[0]},"):
+        render(program, MINIMAL, 'consumer.resources.limits.memory="128Mi"')
+    with pytest.raises(Misconfigured, match=f"held_bytes_max is {ours[1]} and .* {ours[2]},"):
+        render(program, MINIMAL, 'ingest.resources.limits.memory="128Mi"')
 
 
 def test_a_budget_that_is_just_enough_renders(program: Path) -> None:
