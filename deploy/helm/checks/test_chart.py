@@ -235,6 +235,17 @@ def test_a_restarted_consumer_has_time_to_drain_and_its_place_is_kept(program: P
             "bytes_max is 83886080, twice of which may be in memory",
         ),
         (
+            [
+                "consumer.settings.group.session_timeout_ms=6000",
+                "consumer.settings.group.drain_timeout_ms=3000",
+            ],
+            "heartbeat_interval_ms is 3000 and session_timeout_ms 6000",
+        ),
+        (
+            ['ingest.extraEnv=[{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://c:4317"}]'],
+            "networkPolicy.extraEgress is empty: nothing would reach the collector",
+        ),
+        (
             ["ingest.settings.body.held_bytes_max=536870912"],
             "held_bytes_max is 536870912 and produce.bytes_in_flight_max 33554432",
         ),
@@ -314,7 +325,15 @@ def test_guards_take_the_settings_that_services_have_by_default(program: Path) -
         ingest.body.held_bytes_max,
         ingest.produce.bytes_in_flight_max,
     ]
+    heartbeat_ms = consumer.group.heartbeat_interval_ms
 
+    with pytest.raises(Misconfigured, match=f"heartbeat_interval_ms is {heartbeat_ms} and"):
+        render(
+            program,
+            MINIMAL,
+            "consumer.settings.group.session_timeout_ms=1000",
+            "consumer.settings.group.drain_timeout_ms=0",
+        )
     with pytest.raises(Misconfigured, match=f"bytes_max is {ours[0]},"):
         render(program, MINIMAL, 'consumer.resources.limits.memory="128Mi"')
     with pytest.raises(Misconfigured, match=f"held_bytes_max is {ours[1]} and .* {ours[2]},"):
