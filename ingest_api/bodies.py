@@ -55,7 +55,8 @@ _UNPACKERS: Final[Mapping[bytes, Callable[[], _Unpacker]]] = {
     b"zstd": _zstd,
 }
 
-_without_strings = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and a string may lack its end: so nothing is looked at twice, whatever comes.
+_without_strings = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 class BodyReader:

@@ -260,6 +260,12 @@ INPUTS: Final = [
     bad("`1e999`, which no number is", tags(b'{"a": 1e999}'), 422, "invalid"),
     bad("a number of 5,000 digits", tags(b'{"a": ' + b"9" * 5_000 + b"}"), 400, "not-json"),
     bad("arrays 100,000 deep", tags(b"[" * 100_000), 400, "not-json"),
+    bad(
+        "a string of 400,000 quotes and no end",
+        lambda: tags(b'{"a": "' + rb"\"" * 400_000 + b"," * 1_000),
+        400,
+        "not-json",
+    ),
     bad("50,000 names", lambda: tags(many(50_000)), 413, "too-complex"),
     bad(
         "an array of 100,000 values",
