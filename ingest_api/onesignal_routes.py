@@ -118,7 +118,11 @@ def onesignal_routes(
         patch |= {"properties": properties} if properties else {}
         if not any(patch.values()) and tags in (None, {}):
             return {}
-        value = read_patch(app_id, subscription_id, orjson.dumps(patch))
+        try:
+            body = orjson.dumps(patch)
+        except orjson.JSONEncodeError:  # it writes less deeply than it reads
+            raise ProblemError(INVALID, "Tags and properties hold no arrays or objects.") from None
+        value = read_patch(app_id, subscription_id, body)
         [receipt] = await publisher.publish(app_id, [value])
         return {RECEIPT_FIELD: receipt}
 

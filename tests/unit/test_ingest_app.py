@@ -505,6 +505,21 @@ async def test_the_oldest_key_is_forgotten_first_and_each_after_a_day() -> None:
     assert [used(b"3", b"a"), used(b"2", b"b"), used(b"3", b"b")] == [True, True, False]
 
 
+@pytest.mark.parametrize("name", ["tags", "language"])
+@pytest.mark.parametrize("depth", [1, 200, 300, 900])
+async def test_what_a_onesignal_call_nests_is_refused_however_deep_it_is(
+    client: httpx.AsyncClient, publisher: FakePublisher, name: str, depth: int
+) -> None:
+    nested = "[" * depth + "]" * depth
+    body = f'{{"app_id": "{APP}", "{name}": {{"a": {nested}}}}}'
+
+    response = await client.put(f"/api/v1/players/{SUBSCRIPTION}", content=body, headers=JSON)
+
+    assert response.status_code == 400
+    assert response.json()["errors"]
+    assert publisher.values == []
+
+
 async def test_an_unknown_path_is_404(client: httpx.AsyncClient) -> None:
     problem_of(await client.get("/v2"), 404, "not-found")
     problem_of(await client.patch(ONE + "/", json={}), 404, "not-found")
