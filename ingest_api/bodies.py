@@ -3,15 +3,17 @@
 import re
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from pydantic_core import from_json
 from starlette.requests import Request
 
 from ingest_api.problems import (
     BODY_TOO_LARGE,
     BUSY,
     INCOMPLETE,
+    NOT_JSON,
     NOT_PACKED,
     TOO_COMPLEX,
     UNSUPPORTED_MEDIA_TYPE,
@@ -88,11 +90,12 @@ class BodyReader:
         """
         encoding, is_lines = self._check_head(request, lines=True)
         body = self._unpacked(await self._receive(request), encoding)
+        lines = body.strip().split(b"\n") if is_lines and body.strip() else []
         if is_lines:
             # A line for a line, so that whoever complains of one names the right one.
-            lines = b"\n,".join(body.strip().split(b"\n"))
-            body = b'{"updates":[' + lines + b"]}"
+            body = b'{"updates":[' + b"\n,".join(lines) + b"]}"
         _check_members(body, self._settings.batch_members_max)
+        _check_lines(lines)
         return body
 
     def _check_head(self, request: Request, *, lines: bool) -> tuple[bytes, bool]:
@@ -170,6 +173,20 @@ def _check_members(body: bytes, members_max: int) -> None:
         return
     if _without_strings.sub(b"", body).count(b",") >= members_max:
         raise ProblemError(TOO_COMPLEX, f"A body may have {members_max:,} names and values.")
+
+
+def _check_lines(lines: Sequence[bytes]) -> None:
+    """Refuse lines that are no JSON by themselves, whatever they are together with others.
+
+    Raises:
+        ProblemError: there is one.
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            from_json(line)
+        except ValueError as error:
+            what = str(error).replace(" at line 1 ", " at ")
+            raise ProblemError(NOT_JSON, f"Invalid JSON in line {number}: {what}.") from None
 
 
 def _unsupported(*, lines: bool) -> ProblemError:

@@ -334,6 +334,28 @@ INPUTS: Final = [
         "not-json",
     ),
     bad(
+        "an update over two lines",
+        http(
+            ITEM.replace(b", ", b"\n"),
+            method="POST",
+            path=BATCH,
+            content_type="application/x-ndjson",
+        ),
+        400,
+        "not-json",
+    ),
+    bad(
+        "lines that are a batch only together",
+        http(
+            ITEM + b'],"updates":[' + ITEM,
+            method="POST",
+            path=BATCH,
+            content_type="application/x-ndjson",
+        ),
+        400,
+        "not-json",
+    ),
+    bad(
         "a key that was used for another batch",
         batch(ITEM, key="k") + batch(ITEM, ITEM, key="k"),
         422,
