@@ -5,12 +5,14 @@ import contextlib
 import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sized
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import httptools
 import uvicorn
 from pydantic import Field
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import Misconfigured
@@ -30,8 +32,18 @@ class HttpSettings(FrozenModel):
         description="Bytes read in one turn of the event loop of requests that have not arrived as "
         "a whole; one more is answered 503.",
     )
+    pipelined_max: int = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="Requests that wait until one before them on their connection is answered; "
+        "where one more comes, its connection is closed after the answers.",
+    )
     head_bytes_max: int = Field(
-        16_384, ge=1_024, le=1_048_576, description="Request line and header fields of one request."
+        16_384,
+        ge=1_024,
+        le=1_048_576,
+        description="Request line and header fields of one request, and those after its body.",
     )
     request_timeout_ms: int = Field(
         30_000, ge=10, le=600_000, description="How long a request may take to arrive; then 408."
@@ -57,7 +69,7 @@ async def serving(
         Misconfigured: the address cannot be bound.
     """
     http = http or HttpSettings()
-    protocol = functools.partial(_BoundedHttp, bounds=http, turn=_Turn())
+    protocol = functools.partial(_BoundedHttp, bounds=http, turn=_Turn(), queue=_Queue())
     with contextlib.closing(_bind(listen)) as listener:
         server = _Server(
             uvicorn.Config(
@@ -139,6 +151,47 @@ class _Turn:
         self._bytes = 0
 
 
+class _Queue:
+    """How many requests of all connections wait for an answer to one before them."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+
+class _InTurn(FlowControl):
+    """Reads nothing more while requests wait: each would let in as many as one read holds."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Parses a request that asks for another protocol as one that does not, body included.
+
+    httptools would leave its body out, and take what comes of it for the next request.
+    """
+
+    def __init__(self, protocol: "_BoundedHttp") -> None:
+        super().__init__(protocol)
+        # As uvicorn has it: what follows `Connection: close` is no error.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        while True:
+            try:
+                super().feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._protocol.head_without_upgrade() + data[upgrade.args[0] :]
+            else:
+                return
+
+
 _LINGER_S: Final = 2.0
 
 
@@ -152,27 +205,34 @@ class _Lingering(asyncio.Protocol):
         self._answered.connection_lost(exc)
 
 
-class _HeadTooLarge(Exception):  # noqa: N818 - it only ends the parser's callback
+class _Refused(Exception):  # noqa: N818 - it only ends the parser's callback
     pass
 
 
 class _BoundedHttp(HttpToolsProtocol):
     """uvicorn's protocol with the bounds it lacks, and every answer of its own a problem document.
 
-    llhttp limits neither the size of a request's head nor the time a request takes to arrive.
+    llhttp limits neither the size of a request's head nor the time a request takes to arrive, and
+    uvicorn not how many requests wait on a connection. What is wrong with a request is never
+    answered before those that came before it: their senders would take it for their own answer.
     """
 
-    def __init__(self, *, bounds: HttpSettings, turn: _Turn, **options: Any) -> None:
+    def __init__(self, *, bounds: HttpSettings, turn: _Turn, queue: _Queue, **options: Any) -> None:
         super().__init__(**options)
+        self.parser = _Parser(self)
         self._bounds = bounds
         self._turn = turn
+        self._queue = queue
         self._arriving = True
         self._in_head = True
-        self._bytes_since_head_began = 0
+        self._ends_after_answers = False
+        self._bytes_without_body = 0
+        """Those of a head, or that came since any of the body did."""
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _InTurn(transport, self.pipeline)
         if len(self.connections) > self._bounds.connections_max:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open.")
         else:
@@ -180,19 +240,27 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        self._queue.length -= len(self.pipeline)
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._bytes_since_head_began += len(data)
+        if self._ends_after_answers:
+            return
+        self._bytes_without_body += len(data)
         super().data_received(data)
         # A request that came in one piece is over by now: these bounds cost it nothing.
-        if self._arriving and not self.transport.is_closing():
-            if self._in_head and self._bytes_since_head_began > self._bounds.head_bytes_max:
+        if self._arriving and not (self._ends_after_answers or self.transport.is_closing()):
+            if self._bytes_without_body > self._bounds.head_bytes_max:
                 self._refuse_head()
             elif self._keeps_body and self._is_too_much_for_a_turn(len(data)):
                 self._refuse_body()
             elif self._deadline is None:
                 self._set_deadline()
+
+    @property
+    def _in_body(self) -> bool:
+        return self._arriving and not self._in_head
 
     @property
     def _keeps_body(self) -> bool:
@@ -207,17 +275,48 @@ class _BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         # More may have come than the head, so look closer before saying that it is too large.
-        if self._bytes_since_head_began > self._bounds.head_bytes_max and self._head_is_too_large():
-            raise _HeadTooLarge
+        if self._bytes_without_body > self._bounds.head_bytes_max and self._head_is_too_large():
+            raise _Refused
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _Refused
+            return  # it comes again, without asking for that
+        if self._queue.length >= self._bounds.pipelined_max and self._is_answering:
+            raise _Refused
+        waiting_before = len(self.pipeline)
         super().on_headers_complete()
+        self._queue.length += len(self.pipeline) - waiting_before
+        self._in_head = False
+        self._bytes_without_body = 0
+        self.headers = []  # what comes after the body is none of the request's fields
+
+    def head_without_upgrade(self) -> bytes:
+        """Return the head that has just been parsed as one that asks for no other protocol."""
+        version = self.parser.get_http_version().encode()
+        fields = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        lines = [b"%s: %s\r\n" % field for field in fields]
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        return b"".join([first, *lines, b"\r\n"])
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_without_body = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._arriving = False
-        self._bytes_since_head_began = 0
+        self._bytes_without_body = 0
         self._clear_deadline()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        waiting_before = len(self.pipeline)
+        super().on_response_complete()
+        self._queue.length -= waiting_before - len(self.pipeline)
+        if self._ends_after_answers and not waiting_before:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         if self.headers is not None and self._head_is_too_large():
@@ -241,10 +340,7 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def _give_up_waiting(self) -> None:
         # There may be a request before this one, or an answer to the beginning of this one.
-        if self.cycle is None or self._in_head == self.cycle.response_complete:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time.")
-        else:
-            self.transport.close()
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time.")
 
     def _refuse_body(self) -> None:
         """Answer a request that arrives, and forget what has; the app sees a client that left."""
@@ -264,9 +360,26 @@ class _BoundedHttp(HttpToolsProtocol):
         )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer from outside any app, and close."""
-        self._answer(status, detail)
+        """Answer from outside any app, and close; where that is no turn to answer, only close."""
+        is_answered = self._in_body and self.cycle.response_complete
+        if self._is_answering and (self.pipeline or not self._in_body):
+            self._end_after_answers()
+            return
+        if not is_answered:
+            self._answer(status, detail)
         self.transport.close()
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _end_after_answers(self) -> None:
+        """Take no more, and close when the requests that came as a whole are answered."""
+        self._ends_after_answers = True
+        self._clear_deadline()
+        if self._in_body:  # the last of those that wait, whose rest will not be read
+            self.pipeline.popleft()
+            self._queue.length -= 1
 
     def _answer(self, status: HTTPStatus, detail: str) -> None:
         problem = {

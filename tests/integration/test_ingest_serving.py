@@ -23,6 +23,7 @@ class App:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.requests = 0
+        self.fields: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.requests += 1
@@ -33,6 +34,7 @@ class App:
             if not message.get("more_body"):
                 break
         await self.may_answer.wait()
+        self.fields = list(scope["headers"])
         body = b"%d" % size
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -193,8 +195,76 @@ async def test_a_large_body_in_one_piece_with_its_head_is_no_large_head(app: App
             assert (status, body) == (200, b"20000")
 
 
+TUNNEL = b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def in_chunks(*fields: bytes) -> bytes:
+    head = b"PATCH / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"3\r\nabc\r\n0\r\n" + b"".join(field + b"\r\n" for field in fields)
+
+
+async def test_fields_after_a_body_are_none_of_the_requests(app: App) -> None:
+    async with serving(app, ANYWHERE) as port, connected(port) as client:
+        client.send(in_chunks(b"Authorization: late", b"Content-Encoding: br", b""))
+
+        assert (await client.answer())[2] == b"3"
+    assert [name for name, _ in app.fields] == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n", b"x"])
+async def test_fields_after_a_body_are_bounded_as_those_before_it(app: App, line: bytes) -> None:
+    async with small(app, head_bytes_max=1_024) as port, connected(port) as client:
+        client.send(in_chunks(b"a: b"))
+        await until_requested(app, 1)
+        client.send(b"a: " + line * 1_100)
+
+        assert (await client.problem())[0] == 431
+        assert await client.ended()
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_request_that_asks_for_another_protocol_is_served_with_its_body(
+    app: App, pieces: int
+) -> None:
+    head = request(3, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "X: y")
+    async with serving(app, ANYWHERE) as port, connected(port) as client:
+        for _ in range(2):
+            client.send(head + b"abc" * (pieces == 1))
+            if pieces == 2:
+                requests = app.requests
+                await until_requested(app, requests + 1)
+                client.send(b"abc")
+            assert (await client.answer())[2] == b"3"
+    assert (b"x", b"y") in app.fields
+
+
 @pytest.mark.parametrize(
-    "data", [b"nonsense\r\n\r\n", request(0, "Content-Length: 5"), b"GET / HTTP/1.1\r\nA\r\n\r\n"]
+    "after",
+    [
+        pytest.param(b"nonsense\r\n\r\n", id="nonsense"),
+        pytest.param(request(0) + request(3, "Transfer-Encoding: chunked"), id="a second one"),
+        pytest.param(in_chunks()[:-3] + b"no", id="a bad body"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_not_answered_to_the_one_before(
+    app: App, after: bytes
+) -> None:
+    app.may_answer.clear()
+    async with serving(app, ANYWHERE) as port, connected(port) as client:
+        client.send(request(3) + b"abc" + after)
+        await until_requested(app, 1)
+        app.may_answer.set()
+
+        statuses = [(await client.answer())[0] for _ in range(1 + after.startswith(request(0)))]
+
+        assert set(statuses) == {200}
+        assert await client.ended()
+    assert app.requests == len(statuses)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"nonsense\r\n\r\n", request(0, "Content-Length: 5"), b"GET / HTTP/1.1\r\nA\r\n\r\n", TUNNEL],
 )
 async def test_what_is_not_http_is_400(app: App, data: bytes) -> None:
     async with small(app) as port, connected(port) as client:
@@ -267,3 +337,35 @@ async def test_connections_are_bounded(app: App) -> None:
             assert await second.ended()
         first.send(request())
         assert (await first.answer())[0] == 200
+
+
+async def test_requests_that_wait_for_answers_before_theirs_are_bounded(app: App) -> None:
+    app.may_answer.clear()
+    async with small(app, pipelined_max=3) as port:
+        async with connected(port) as first, connected(port) as second:
+            first.send(request() * 3)
+            await until_requested(app, 1)
+            second.send(request() * 6)
+            await until_requested(app, 2)
+            app.may_answer.set()
+
+            for client, answered in ((first, 3), (second, 2)):
+                for _ in range(answered):
+                    assert (await client.answer())[0] == 200
+            assert await second.ended()
+        async with connected(port) as third:
+            third.send(request() * 4)
+            for _ in range(4):
+                assert (await third.answer())[0] == 200
+
+
+async def test_no_more_is_read_while_requests_wait(app: App) -> None:
+    in_one_read_at_most = 2**18 // 15_000 + 1
+    async with (
+        small(app, pipelined_max=in_one_read_at_most + 1) as port,
+        connected(port) as client,
+    ):
+        client.send((request(15_000) + bytes(15_000)) * 500)
+
+        for _ in range(500):
+            assert (await client.answer())[2] == b"15000"

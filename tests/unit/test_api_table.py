@@ -236,6 +236,7 @@ INPUTS: Final = [
         "a Content-Length that is too small by one",
         http(GOOD, length=len(GOOD) - 1),
         400,
+        "not-json",
     ),
     bad("a Content-Length of -1", http(GOOD, length=-1), 400),
     bad("two lengths that differ", http(GOOD, "Content-Length: 5"), 400),
