@@ -117,7 +117,7 @@ async def keep_current(access: Access, settings: IngestSettings) -> None:
     if not settings.auth.required:
         return
     files = (settings.auth.public_keys_file, settings.auth.revoked_tokens_file)
-    seen = await asyncio.to_thread(_versions, files)
+    seen: Sequence[object] = ()  # whatever changed since the start is read by the first look
     while True:
         await asyncio.sleep(settings.auth.reload_interval_ms / 1000)
         now = await asyncio.to_thread(_versions, files)

@@ -1,13 +1,14 @@
+import asyncio
 from pathlib import Path
 
 import httpx
 import pytest
 
-from ingest_api.auth import Access, open_access
+from ingest_api.auth import Access, keep_current, open_access
 from ingest_api.settings import AuthSettings, IngestSettings
 from operator_cli import keys
 from shared.errors import Misconfigured
-from shared.tokens import EVERY_APP, RIGHTS, Right, Verifier, issue, new_key
+from shared.tokens import EVERY_APP, RIGHTS, Right, Verifier, issue, new_key, public_key_set
 from tests.fake_publisher import FakePublisher
 from tests.ingest_apps import app_of
 
@@ -15,6 +16,7 @@ APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
 OTHER = "00000000-0000-4000-8000-000000000000"
 PATH = f"/v1/apps/{APP}/subscriptions/1a6f0e3c-8d2b-4c57-9a4e-5b7f3d21c680"
 KEY = new_key()
+PATIENCE_S = 30
 
 
 class Clock:
@@ -124,10 +126,35 @@ async def test_what_tells_nothing_of_anybody_needs_no_token(path: str) -> None:
 
 
 def settings(
-    public: Path | None, *, mode: str = "production", required: bool = True
+    public: Path | None,
+    *,
+    mode: str = "production",
+    required: bool = True,
+    revoked: Path | None = None,
 ) -> IngestSettings:
-    auth = AuthSettings(required=required, public_keys_file=public)
+    auth = AuthSettings(
+        required=required,
+        public_keys_file=public,
+        revoked_tokens_file=revoked,
+        reload_interval_ms=10,
+    )
     return IngestSettings(auth=auth, mode=mode)
+
+
+async def test_a_token_that_is_revoked_while_the_service_starts_is_refused(tmp_path: Path) -> None:
+    public, revoked = tmp_path / "public", tmp_path / "revoked"
+    public.write_text(public_key_set([KEY]))
+    revoked.write_text("")
+    text, grant = issue(KEY, app=APP, rights=RIGHTS, valid_s=60)
+    found = settings(public, revoked=revoked)
+    access = open_access(found)
+    revoked.write_text(f"{grant.token_id}\n")
+
+    follower = asyncio.create_task(keep_current(access, found))
+    async with asyncio.timeout(PATIENCE_S):
+        while (await patch(f"Bearer {text}", access=access)).status_code != 401:
+            await asyncio.sleep(0.01)
+    follower.cancel()
 
 
 def test_a_local_key_is_refused_in_production(tmp_path: Path) -> None:
