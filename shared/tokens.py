@@ -143,6 +143,7 @@ class Verifier:
         if claims["jti"] in self._revoked:
             raise Rejected("The token is revoked.", reason="revoked")
         match claims:
-            case {"app": str(app), "rights": [*rights]}:
-                return Grant(claims["jti"], app, frozenset(map(str, rights)), claims["exp"])
+            # PyJWT also takes an expiry that is a number in quotes.
+            case {"app": str(app), "rights": [*rights], "exp": int() | float() as expires_at}:
+                return Grant(claims["jti"], app, frozenset(map(str, rights)), expires_at)
         raise Rejected("The token is not one of ours.", reason="malformed")
