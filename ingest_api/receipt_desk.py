@@ -124,7 +124,9 @@ class ReceiptDesk:
         self._asks = asks.copy()
         committed, ends = await look.at({ask.place.partition for ask in asks})
         now = asyncio.get_running_loop().time()
-        for ask in asks:
+        # Places are kept free for who asks now, also from those who wait and have gone away.
+        crowding_out = len(asks) - self._settings.asks_max // 2
+        for number, ask in enumerate(asks):
             if ask.answer.done():
                 continue
             partition, offset = ask.place
@@ -135,7 +137,8 @@ class ReceiptDesk:
             except LookupError as error:
                 ask.answer.set_exception(error)
             else:
-                if standing.state != "pending" or now >= ask.until or self._hurries:
+                waits = now < ask.until and number >= crowding_out and not self._hurries
+                if standing.state != "pending" or not waits:
                     ask.answer.set_result(standing)
         self._asks = [ask for ask in self._asks if not ask.answer.done()]
 

@@ -171,7 +171,8 @@ class ReceiptSettings(FrozenModel):
         1_000,
         ge=1,
         le=1_000_000,
-        description="Requests that wait for an answer about a receipt; one more is answered 503.",
+        description="Requests that wait for an answer about a receipt; one more is answered 503. "
+        "Of more than half of it, those that have waited longest are answered as it stands.",
     )
     wait_max_s: float = Field(
         30,

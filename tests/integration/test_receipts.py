@@ -47,9 +47,10 @@ class System:
         self.processes = processes
         self.http: httpx.AsyncClient
 
-    async def start_ingest(self) -> None:
+    async def start_ingest(self, **settings: str) -> None:
         environment = ingest_environment(self.kafka) | {
-            "TIDEMARK_RECEIPTS__CONSUMER_GROUP": group_of(self.kafka)
+            "TIDEMARK_RECEIPTS__CONSUMER_GROUP": group_of(self.kafka),
+            **settings,
         }
         ingest = await self.processes.enter_async_context(
             service_process("ingest_api", environment)
@@ -201,3 +202,22 @@ async def test_where_kafka_does_not_answer_receipts_are_503_at_once_and_updates_
         while (answer := await system.read(receipt)).status_code == 503:
             await asyncio.sleep(0.05)
     assert answer.json()["state"] == "applied"
+
+
+async def test_who_asks_is_answered_however_many_wait(system: System) -> None:
+    await system.start_ingest(TIDEMARK_RECEIPTS__ASKS_MAX="10")
+    receipt = await system.accepted(1, {"tags": {"a": 1}})  # and nobody applies it
+
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(system.read(receipt, 30)) for _ in range(10)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        answer = await system.read(receipt)
+        still_wait = [each for each in waiting if not each.done()]
+        for each in still_wait:
+            each.cancel()
+
+    assert answer.json()["state"] == "pending"
+    assert still_wait
+    assert {each.result().json()["state"] for each in waiting if not each.cancelled()} == {
+        "pending"
+    }
