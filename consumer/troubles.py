@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from consumer.overview import Hot, Overview, ShardView
+from shared.topology import PARTITIONS
 from shared.wording import amount, duration
 
 LATE_S: Final = 30.0
@@ -57,6 +58,16 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "consumers go on by themselves.",
             f"Since {since} it is not known what waits. What was accepted is kept, and applied "
             "later.",
+        )
+    elsewhere = PARTITIONS - view.partitions
+    if view.ready and elsewhere > 0:
+        yield Trouble(
+            "note",
+            f"{elsewhere} of {PARTITIONS} partitions belong to no consumer that this page asks, so "
+            "what is wrong there is not known here.",
+            "Name the other consumers in TIDEMARK_TELEMETRY__PEERS, and start those that are "
+            "missing. `tidemark lag` shows all partitions.",
+            _NOT_KNOWN,
         )
     for name in view.silent:
         yield Trouble(
