@@ -21,7 +21,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[LocalStack]:
     """A broker and four shards, for this run only."""
-    with temporary_stack() as started:
+    with temporary_stack(topics_in_memory=True) as started:
         yield started
 
 

@@ -1,6 +1,7 @@
 """A stack for one test run, and fresh topics and databases on it for one test."""
 
 import asyncio
+import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -23,16 +24,24 @@ from operator_cli.topics import create_topics
 from shared.settings import KafkaSettings
 
 _COORDINATOR_TIMEOUT_S: Final = 60.0
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not there everywhere
+_MEMORY_BYTES_MIN: Final = 4 * 2**30
 
 
 @contextmanager
-def temporary_stack() -> Iterator[LocalStack]:
+def temporary_stack(*, topics_in_memory: bool = False) -> Iterator[LocalStack]:
     """Run a broker and four shards on free ports until the end of the block.
 
     A run that was killed leaves its stack behind; the next one finds it here and removes it.
+
+    Args:
+        topics_in_memory: keep topics on a file system in memory, where there is one. Hundreds of
+            topics with 720 partitions come and go faster there, and a killed broker loses nothing.
     """
     remove_stale_stacks()
     state = _own_state()
+    if topics_in_memory:
+        _keep_topics_in_memory(Layout(state))
     stack = LocalStack(state, Plan.on_free_ports())
     stack.save_plan()
     try:
@@ -40,7 +49,7 @@ def temporary_stack() -> Iterator[LocalStack]:
         asyncio.run(_wait_for_coordinator(stack))
         yield stack
     finally:
-        stack.remove()
+        _remove(state)
 
 
 @asynccontextmanager
@@ -107,6 +116,30 @@ def _own_state() -> Path:
     return new.rename(TEST_STATES / str(os.getpid()))
 
 
+def _keep_topics_in_memory(layout: Layout) -> None:
+    if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _MEMORY_BYTES_MIN:
+        return
+    elsewhere = _in_memory(layout)
+    shutil.rmtree(elsewhere, ignore_errors=True)  # of a checkout that was there before
+    elsewhere.mkdir(mode=0o700)
+    layout.kafka.symlink_to(elsewhere)
+
+
+def _in_memory(layout: Layout) -> Path:
+    digest = hashlib.sha256(os.fsencode(layout.state.resolve())).hexdigest()[:16]
+    return _MEMORY / f"tidemark-{digest}"
+
+
+def _remove(state: Path) -> None:
+    elsewhere = _in_memory(Layout(state))
+    plan = read_plan(Layout(state))
+    if plan is None:
+        shutil.rmtree(state)
+    else:
+        LocalStack(state, plan).remove()
+    shutil.rmtree(elsewhere, ignore_errors=True)
+
+
 async def _on_every_shard(stack: LocalStack, statement: str) -> None:
     async def execute(port: int) -> None:
         connection = await asyncpg.connect(postgres.dsn(stack.layout, port, "postgres"))
@@ -122,8 +155,4 @@ def remove_stale_stacks() -> None:
     """End and remove the stacks of test runs that are no more."""
     for state in TEST_STATES.glob("*[0-9]"):
         if find(state / "owner.pid") is None:
-            plan = read_plan(Layout(state))
-            if plan is None:
-                shutil.rmtree(state)
-            else:
-                LocalStack(state, plan).remove()
+            _remove(state)
