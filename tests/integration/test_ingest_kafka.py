@@ -212,8 +212,9 @@ async def test_a_killed_broker_is_503_at_once_and_nothing_accepted_is_lost(
 async def test_a_broker_that_hangs_is_504_then_503_and_what_was_unknown_is_stored_later(
     stack: LocalStack, kafka_settings: KafkaSettings
 ) -> None:
+    # Much shorter than the broker's session: one that has lost it refuses what it was sent.
     settings = settings_of(
-        kafka_settings, enqueue_timeout_ms=1_000, ack_timeout_ms=1_000, stalled_after_ms=500
+        kafka_settings, enqueue_timeout_ms=300, ack_timeout_ms=300, stalled_after_ms=200
     )
     async with serving(settings) as (publisher, client):
         await until_accepted(client, 0)
@@ -262,7 +263,11 @@ async def test_a_client_that_leaves_changes_nothing_for_what_it_sent(
     async with serving(settings_of(kafka_settings)) as (publisher, client):
         await until_accepted(client, 0)
         stack.broker.pause()
-        leaving = [asyncio.ensure_future(client.one(1)), asyncio.ensure_future(client.batch(2, 3))]
+        # In another partition, where it waits behind nothing: what is counted is sent.
+        leaving = [
+            asyncio.ensure_future(client.one(1)),
+            asyncio.ensure_future(client.batch(2, 3, app=APPS[0])),
+        ]
         await until(lambda: publisher.in_flight.updates == 3)
         for request in leaving:
             request.cancel()
