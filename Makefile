@@ -4,7 +4,7 @@ VENV := .local/venv/bin/python
 LOCAL := $(VENV) -m deploy.local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs psql tidemark demo check test helm-check image-check \
+.PHONY: help up down status logs psql tidemark demo check test helm-check alert-check image-check \
 	pooler-check chart browser chaos bench bench-quick bench-report bench-needs lock clean bootstrap \
 	helm-tools check-lint check-format check-types check-imports
 
@@ -48,6 +48,10 @@ test: bootstrap ## Run all tests beside a running stack; ARGS="-k word" for some
 
 helm-check: bootstrap helm-tools ## Check the chart: lint, renders, schemas, guards, alert rules
 	@$(VENV) -m pytest deploy/helm/checks
+	@$(VENV) -m deploy.helm.check_rules
+
+alert-check: bootstrap ## Check the alert rules and run their cases; builds promtool where it is missing
+	@$(VENV) -m deploy.helm.tools promtool
 	@$(VENV) -m deploy.helm.check_rules
 
 image-check: bootstrap ## Lint the Dockerfile, and do its steps in a virtual environment

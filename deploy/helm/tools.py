@@ -17,6 +17,9 @@ _PACKAGES: Final = {
     "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.315.0"),
 }
 
+_BUILT_BY: Final = {"helm": "helm-check", "promtool": "alert-check"}
+"""The target of make that builds it; promtool takes ten minutes of two cores."""
+
 
 def find_tool(name: str) -> Path:
     """Return the path of a tool that is installed, or was built here.
@@ -27,7 +30,7 @@ def find_tool(name: str) -> Path:
     found = shutil.which(name, path=os.pathsep.join([str(_BUILT), os.environ.get("PATH", "")]))
     if found is None:
         raise Misconfigured(
-            f"There is no {name}: install it, or Go, with which `make helm-check` builds it."
+            f"There is no {name}: install it, or Go, with which `make {_BUILT_BY[name]}` builds it."
         )
     return Path(found)
 
