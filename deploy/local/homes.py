@@ -1,6 +1,5 @@
 """Where Postgres finds its binaries and keeps its data: somewhere its user may go."""
 
-import hashlib
 import os
 import shutil
 import stat
@@ -63,8 +62,7 @@ def home_of(layout: Layout, account: Account | None) -> PostgresHome:
         )
         if here.exists() or open_to_it:
             return PostgresHome(installed(), here, account)
-        digest = hashlib.sha256(os.fsencode(layout.state.resolve())).hexdigest()[:16]
-        pointer.write_text(str(_ELSEWHERE / f"tidemark-{digest}"), encoding="utf-8")
+        pointer.write_text(str(_ELSEWHERE / layout.name_elsewhere), encoding="utf-8")
     away = Path(pointer.read_text(encoding="utf-8"))
     return PostgresHome(away / "packages", away / "data", account, away)
 

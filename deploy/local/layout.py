@@ -1,5 +1,6 @@
 """Where a stack keeps its files; every one of them is below the state directory."""
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ class Layout:
     def lock(self) -> Path:
         """Held while the stack is being changed; beside the state, which may be removed."""
         return self.state.with_name(f"{self.state.name}.lock")
+
+    @property
+    def name_elsewhere(self) -> str:
+        """What a directory of this stack is called that has to be outside of the state."""
+        digest = hashlib.sha256(os.fsencode(self.state.resolve())).hexdigest()[:16]
+        return f"tidemark-{digest}"
 
     @property
     def plan(self) -> Path:

@@ -1,7 +1,6 @@
 """A stack for one test run, and fresh topics and databases on it for one test."""
 
 import asyncio
-import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -119,19 +118,14 @@ def _own_state() -> Path:
 def _keep_topics_in_memory(layout: Layout) -> None:
     if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _MEMORY_BYTES_MIN:
         return
-    elsewhere = _in_memory(layout)
+    elsewhere = _MEMORY / layout.name_elsewhere
     shutil.rmtree(elsewhere, ignore_errors=True)  # of a checkout that was there before
     elsewhere.mkdir(mode=0o700)
     layout.kafka.symlink_to(elsewhere)
 
 
-def _in_memory(layout: Layout) -> Path:
-    digest = hashlib.sha256(os.fsencode(layout.state.resolve())).hexdigest()[:16]
-    return _MEMORY / f"tidemark-{digest}"
-
-
 def _remove(state: Path) -> None:
-    elsewhere = _in_memory(Layout(state))
+    elsewhere = _MEMORY / Layout(state).name_elsewhere
     plan = read_plan(Layout(state))
     if plan is None:
         shutil.rmtree(state)
