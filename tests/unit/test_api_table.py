@@ -67,6 +67,10 @@ def batch(*items: bytes, path: str = BATCH, key: str | None = None) -> bytes:
     return http(body, *fields, method="POST", path=path)
 
 
+def ndjson(lines: bytes) -> bytes:
+    return http(lines, method="POST", path=BATCH, content_type="application/x-ndjson")
+
+
 def tags(value: bytes) -> bytes:
     return http(b'{"tags": ' + value + b"}")
 
@@ -330,29 +334,19 @@ INPUTS: Final = [
     ),
     bad(
         "a line that is no JSON",
-        http(ITEM + b"\nx", method="POST", path=BATCH, content_type="application/x-ndjson"),
+        ndjson(ITEM + b"\nx"),
         400,
         "not-json",
     ),
     bad(
         "an update over two lines",
-        http(
-            ITEM.replace(b", ", b"\n"),
-            method="POST",
-            path=BATCH,
-            content_type="application/x-ndjson",
-        ),
+        ndjson(ITEM.replace(b", ", b"\n")),
         400,
         "not-json",
     ),
     bad(
         "lines that are a batch only together",
-        http(
-            ITEM + b'],"updates":[' + ITEM,
-            method="POST",
-            path=BATCH,
-            content_type="application/x-ndjson",
-        ),
+        ndjson(ITEM + b'],"updates":[' + ITEM),
         400,
         "not-json",
     ),
