@@ -37,17 +37,28 @@ async def filled_topic(
     A record's key is the subscription, which Parallel Consumer needs and nobody else looks at.
     Its partition is that of the app, as always.
     """
-    kafka = KafkaSettings(bootstrap_servers=bootstrap_servers, topic=name)
-    await create_topics(kafka)
-    try:
+    async with temporary_topics(
+        KafkaSettings(bootstrap_servers=bootstrap_servers, topic=name)
+    ) as kafka:
         await _count_records(kafka)  # returns when every partition has a leader that knows it
         await _produce(kafka, rows, updates)
         found = await _count_records(kafka)
         if found != len(updates):
             raise Transient(f"Topic {name} holds {found} records, not {len(updates)}.")
         yield kafka
+
+
+@asynccontextmanager
+async def temporary_topics(kafka: KafkaSettings) -> AsyncIterator[KafkaSettings]:
+    """Create the topics of a consumer, and delete those of its own afterwards.
+
+    A broker that keeps thousands of partitions stops for a second again and again to find memory.
+    """
+    await create_topics(kafka)
+    try:
+        yield kafka
     finally:
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
         await admin.start()
         await admin.delete_topics([kafka.topic, kafka.dead_letter_topic])
         await admin.close()

@@ -11,6 +11,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from consumer.assigned_work import AssignedWork
+from consumer.fetch_sessions import fetch_incrementally
 from consumer.holding import HoldsFollower
 from consumer.partition_work import STOPPED, PartitionWork
 from consumer.settings import ConsumerSettings
@@ -239,6 +240,9 @@ async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
         fetch_max_wait_ms=fetch.wait_max_ms,
         # We always fetch, also when everything is paused; only a dead process stops.
         max_poll_interval_ms=group.session_timeout_ms * 10,
+    )
+    fetch_incrementally(
+        client, interval_min_s=fetch.interval_min_ms / 1000, bytes_much=fetch.bytes_max // 4
     )
     try:
         yield Intake(client, settings)

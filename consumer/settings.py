@@ -61,6 +61,9 @@ class FetchSettings(FrozenModel):
     records_max: int = Field(
         2_000, ge=1, le=100_000, description="Records taken from the client at a time."
     )
+    interval_min_ms: int = Field(
+        30, ge=0, le=10_000, description="From one fetch to the next that brings little."
+    )
     wait_max_ms: int = Field(
         100, ge=1, le=10_000, description="How long a broker may wait for records to arrive."
     )

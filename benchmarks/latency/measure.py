@@ -24,11 +24,11 @@ from benchmarks.latency.scenarios import (
 from benchmarks.latency.sender import Answer, Planned, Sender, http_request
 from benchmarks.loads import LOADS, Row, make_rows
 from benchmarks.measure import rss_mib
+from benchmarks.topics import temporary_topics
 from deploy.local import services
 from deploy.local.ports import HOST
 from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack
-from operator_cli.topics import create_topics
 from shared.settings import KafkaSettings, read_shard_map
 from shared.topology import ShardMap
 
@@ -74,18 +74,18 @@ class Latency:
     async def _play(self, scenario: Scenario, system: str) -> dict[str, Any]:
         await self._databases.restore()
         topic = f"latency-{uuid.uuid4().hex[:12]}"
-        kafka = self._stack.kafka_settings.model_copy(update={"topic": topic})
-        await create_topics(kafka)
-        with self._running(system, kafka) as daemons:
-            await asyncio.to_thread(_wait_ready, daemons)
-            warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
-            gc.collect()
-            gc.freeze()
-            sender, probes = await self._send(scenario)
-            answers = [*warmed_up.answers, *sender.answers]
-            accepted = sum(each.updates for each in answers if each.accepted)
-            applied = accepted if system == TWIN else await self._applied(accepted)
-            memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
+        own = self._stack.kafka_settings.model_copy(update={"topic": topic})
+        async with temporary_topics(own) as kafka:
+            with self._running(system, kafka) as daemons:
+                await asyncio.to_thread(_wait_ready, daemons)
+                warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
+                gc.collect()
+                gc.freeze()
+                sender, probes = await self._send(scenario)
+                answers = [*warmed_up.answers, *sender.answers]
+                accepted = sum(each.updates for each in answers if each.accepted)
+                applied = accepted if system == TWIN else await self._applied(accepted)
+                memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
         found = {
             "scenario": scenario.name,
             "system": system,

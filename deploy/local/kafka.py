@@ -142,7 +142,7 @@ def _cluster_id() -> str:
 
 def _java_options() -> list[str]:
     return [
-        "-Xmx512m",
+        "-Xmx1g",  # as Kafka itself would have it
         # A broker that lives for minutes beside what it serves: on two cores the optimizing
         # compiler and a concurrent collector take more from both than they give.
         "-XX:TieredStopAtLevel=1",
