@@ -2,7 +2,8 @@
 
 aiokafka names every partition in every fetch, and so does the answer. With hundreds of partitions
 and little to read in each, that was half of what a consumer did, and much of its broker's work.
-Written against aiokafka 0.14; `tests/integration/test_fetch_sessions.py` holds it to its word.
+Written against aiokafka 0.14, which has one fetch at a time under way to a broker;
+`tests/integration/test_fetch_sessions.py` holds it to its word.
 """
 
 import asyncio
@@ -21,12 +22,11 @@ _EPOCH_MAX: Final = 2**31 - 1
 
 def fetch_incrementally(
     consumer: AIOKafkaConsumer, *, interval_min_s: float, bytes_much: int
-) -> "FetchSessions":
+) -> None:
     """Have a consumer that has not started yet send its fetches through sessions."""
     client = consumer._client  # noqa: SLF001
     sessions = FetchSessions(client, interval_min_s=interval_min_s, bytes_much=bytes_much)
     client.send = sessions.send
-    return sessions
 
 
 class FetchSessions:

@@ -242,7 +242,9 @@ async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
         max_poll_interval_ms=group.session_timeout_ms * 10,
     )
     fetch_incrementally(
-        client, interval_min_s=fetch.interval_min_ms / 1000, bytes_much=fetch.bytes_max // 4
+        client,
+        interval_min_s=fetch.interval_min_ms / 1000,
+        bytes_much=min(fetch.bytes_max, fetch.partition_bytes_max) // 4,
     )
     try:
         yield Intake(client, settings)

@@ -94,10 +94,12 @@ def _all(view: Overview) -> Iterator[Trouble]:
             "It is bounded, and fair by shard. The shard that waits longest is the one to look at.",
         )
     for hold in view.holds:
+        app, _, subscription = hold.key.partition("/")
+        which = f"--app {app}" + (f" --subscription {subscription}" if subscription else "")
         yield Trouble(
             "note",
             f"{hold.key} is held back since {clock(hold.since_s)}: {hold.reason}",
-            "`tidemark hold release` has it applied, in order.",
+            f"`tidemark hold release {which}` has it applied, in order.",
             "Some updates are held back on purpose, and applied later.",
         )
 
@@ -145,8 +147,8 @@ def _of_shard(shard: ShardView, *, others: bool) -> Iterator[Trouble]:
             "bad",
             f"{shard.stopped} partitions of {shard.name} are stopped: nearly all of their records "
             "can never succeed.",
-            "`tidemark inspect --dead-letters` shows them. Put right what writes them, then "
-            "restart the consumer.",
+            "`tidemark dead-letters list --since 1h` shows them. Put right what writes them, "
+            "then restart the consumer.",
             f"Some updates of {apps} wait.",
         )
     if (

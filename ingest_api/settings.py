@@ -5,8 +5,8 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from shared.bounded_http import HttpSettings
 from shared.logs import LogLevel
-from shared.serving import HttpSettings
 from shared.settings import FrozenModel, KafkaSettings, ListenSettings, ServiceSettings
 
 

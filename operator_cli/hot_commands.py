@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -25,8 +26,8 @@ def hot(
         typer.Option(
             "--url",
             envvar="TIDEMARK_CONSUMERS",
-            help="Status address of a consumer; repeat it. A name with several addresses means "
-            "all of them.",
+            help="Status address of a consumer; repeat it, or put spaces between them in the "
+            "variable. A name with several addresses means all of them.",
         ),
     ] = ["http://127.0.0.1:8090"],  # noqa: B006 - typer copies it
     limit: Annotated[int, typer.Option(min=1, max=10, help="How many of each.")] = 10,
@@ -53,13 +54,25 @@ def hot(
         raise failures[0]
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # only now it is looked at
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"}
+
+
 async def _ask(urls: list[str]) -> "tuple[list[Overview], list[Misconfigured | Transient]]":
     """Return what each consumer says, and why others say nothing."""
     from consumer.peers import addresses_of
 
     for each in urls:
-        if not each.startswith(("http://", "https://")):
-            raise Misconfigured(f"{each} is no address of a consumer; write http://host:port.")
+        if not _is_address(each):
+            raise Misconfigured(
+                f"{each} is no address of a consumer; write http://host:port, and a space between "
+                "several in TIDEMARK_CONSUMERS."
+            )
     found = await asyncio.gather(*(asyncio.to_thread(addresses_of, url) for url in urls))
     outcomes = await asyncio.gather(
         *(asyncio.to_thread(_overview, each) for each in chain.from_iterable(found)),

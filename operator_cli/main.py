@@ -56,7 +56,7 @@ app.command(
 app.command(
     rich_help_panel="Looking",
     epilog="Examples: tidemark plan --rate 2000 --burst 20000x10m --capacity 4000 --svg plan.svg · "
-    "tidemark plan --from-metrics --burst 5000x2m",
+    "tidemark plan --from-metrics --capacity 8000 --burst 5000x2m",
 )(plan)
 app.add_typer(subscription_app, name="subscription", rich_help_panel="Looking")
 app.add_typer(hold_app, name="hold", rich_help_panel="Acting")

@@ -104,8 +104,7 @@ def as_png(curves: Sequence[Curve], heading: str) -> bytes:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
         raise Misconfigured(
-            "PNG needs Pillow, which is not installed: pip install 'tidemark[pictures]', or draw "
-            "an SVG."
+            "PNG needs Pillow, which is not installed: pip install 'pillow>=12', or draw an SVG."
         ) from error
     width, height = _size(curves)
     scale = _PNG_SCALE

@@ -100,7 +100,8 @@ def _normal_again_s(
 ) -> float:
     """Return the seconds until what is applied has waited no longer than twice what is normal.
 
-    Three seconds in a row have to be normal: single ones are not, before the outage either.
+    Three seconds in a row have to be normal: single ones are not, before the outage either. One in
+    which nothing is applied is not.
     """
     normal_s = 2 * percentile(
         [each.lag_s for each in waits if well_at <= each.accepted_at < down_at], 0.99
@@ -109,7 +110,10 @@ def _normal_again_s(
     for each in waits:
         if each.applied_at >= back_at:
             by_second[int(each.applied_at - back_at)].append(each.lag_s)
-    late = [percentile(by_second[second], 0.99) > normal_s for second in range(max(by_second))]
+    late = [
+        not by_second[second] or percentile(by_second[second], 0.99) > normal_s
+        for second in range(max(by_second))
+    ]
     return next((at for at in range(len(late)) if not any(late[at : at + 3])), len(late))
 
 

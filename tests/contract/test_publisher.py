@@ -14,8 +14,8 @@ from ingest_api.producer import open_producer
 from ingest_api.publisher import KafkaPublisher, open_publisher
 from ingest_api.publishing import Publisher
 from ingest_api.settings import IngestSettings, ProduceSettings
+from shared.bounded_http import HttpSettings
 from shared.errors import Transient
-from shared.serving import HttpSettings
 from shared.settings import KafkaSettings
 from shared.topology import partition_of
 from tests.fake_publisher import FakePublisher

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from consumer.fetch_sessions import FetchSessions, fetch_incrementally
+from consumer.fetch_sessions import fetch_incrementally
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
@@ -21,6 +21,7 @@ class Wire:
         self.named: list[int] = []
         self.answered: list[int] = []
         self.errors: list[int] = []
+        self.session_is_lost = False
         self._send = client.send
         client.send = self.send
 
@@ -31,6 +32,8 @@ class Wire:
             message = prepare(versions)
             if type(message).__name__.startswith("FetchRequest"):
                 self.named.append(sum(len(partitions) for _, partitions in message.topics))
+                message.session_id += self.session_is_lost
+                self.session_is_lost = False
             return message
 
         request.prepare = prepared
@@ -44,7 +47,7 @@ class Wire:
 @asynccontextmanager
 async def fetching(
     kafka: KafkaSettings,
-) -> AsyncIterator[tuple[AIOKafkaConsumer, FetchSessions, Wire]]:
+) -> AsyncIterator[tuple[AIOKafkaConsumer, Wire]]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap_servers,
         auto_offset_reset="earliest",
@@ -52,11 +55,11 @@ async def fetching(
         fetch_max_wait_ms=50,
     )
     wire = Wire(consumer._client)
-    sessions = fetch_incrementally(consumer, interval_min_s=0.01, bytes_much=2**18)
+    fetch_incrementally(consumer, interval_min_s=0.01, bytes_much=2**18)
     await consumer.start()
     try:
         consumer.assign([TopicPartition(kafka.topic, each) for each in range(PARTITIONS)])
-        yield consumer, sessions, wire
+        yield consumer, wire
     finally:
         await consumer.stop()
 
@@ -91,7 +94,7 @@ def by_partition(pairs: list[tuple[int, bytes]]) -> dict[int, list[bytes]]:
 
 
 async def test_only_what_changes_is_named_and_answered(kafka_settings: KafkaSettings) -> None:
-    async with fetching(kafka_settings) as (consumer, _, wire):
+    async with fetching(kafka_settings) as (consumer, wire):
         written = await write(kafka_settings, range(300))
         found = await read(consumer, 300)
         named_before = len(wire.named)
@@ -110,11 +113,10 @@ async def test_only_what_changes_is_named_and_answered(kafka_settings: KafkaSett
 async def test_nothing_is_lost_where_a_broker_has_forgotten_the_session(
     kafka_settings: KafkaSettings,
 ) -> None:
-    async with fetching(kafka_settings) as (consumer, sessions, wire):
+    async with fetching(kafka_settings) as (consumer, wire):
         written = await write(kafka_settings, range(100))
         found = await read(consumer, 100)
-        for session in sessions._sessions.values():
-            session._id += 1
+        wire.session_is_lost = True
         written += await write(kafka_settings, range(100, 200))
         found += await read(consumer, 100)
     assert by_partition([(each[0], each[2]) for each in found]) == by_partition(written)
@@ -126,7 +128,7 @@ async def test_what_is_paused_or_read_again_is_fetched_from_where_it_is_wanted(
     kafka_settings: KafkaSettings,
 ) -> None:
     places = [TopicPartition(kafka_settings.topic, each * 7) for each in range(10)]
-    async with fetching(kafka_settings) as (consumer, _, _):
+    async with fetching(kafka_settings) as (consumer, _):
         await write(kafka_settings, range(10))
         assert len(await read(consumer, 10)) == 10
         consumer.pause(*places[:5])

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -49,8 +50,9 @@ async def test_a_hot_row_is_named_whoever_owns_it_and_though_another_consumer_is
     assert f"no answer from a consumer at {NOBODY}" in asked.stderr
 
 
-async def test_an_address_that_is_none_is_a_sentence() -> None:
-    asked = await asyncio.to_thread(CliRunner().invoke, app, ["hot", "--url", "consumer-0:8090"])
+@pytest.mark.parametrize("address", ["consumer-0:8090", "http://a:8090,http://b:8090"])
+async def test_an_address_that_is_none_is_a_sentence(address: str) -> None:
+    asked = await asyncio.to_thread(CliRunner().invoke, app, ["hot", "--url", address])
 
     assert asked.exit_code == 2
-    assert "consumer-0:8090 is no address of a consumer" in asked.stderr
+    assert f"{address} is no address of a consumer" in asked.stderr

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from deploy.local.stack import LocalStack
 from ingest_api.publisher import KafkaPublisher, open_publisher
 from ingest_api.settings import IngestSettings, ProduceSettings
-from shared.serving import HttpSettings
+from shared.bounded_http import HttpSettings
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS, partition_of
 from shared.updates import Update, decode

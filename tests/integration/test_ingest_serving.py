@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from shared.bounded_http import HttpSettings
 from shared.errors import Misconfigured
-from shared.serving import HttpSettings, serving
+from shared.serving import serving
 from shared.settings import ListenSettings
 
 ANYWHERE = ListenSettings(port=0)

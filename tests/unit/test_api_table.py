@@ -18,7 +18,8 @@ from ingest_api.auth import Access
 from ingest_api.limits import Limits
 from ingest_api.own_counts import OwnCounts
 from ingest_api.settings import LimitSettings
-from shared.serving import HttpSettings, serving
+from shared.bounded_http import HttpSettings
+from shared.serving import serving
 from shared.settings import ListenSettings
 from shared.tokens import Verifier, issue, new_key
 from tests import zstd

@@ -1,6 +1,7 @@
 """What is said to a broker about fetches, and what is left out."""
 
 import asyncio
+import random
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -17,20 +18,40 @@ MAX = 1_000
 
 
 class Broker:
-    """Remembers sessions as KIP-227 says, and the fetches as they came over the wire."""
+    """Remembers one session as KIP-227 says; fails where it is told to."""
 
     def __init__(self) -> None:
+        self.remembers: dict[int, int] = {}
         self.heard: list[Any] = []
         self.at: list[float] = []
         self.answers: list[Any] = []
+        self._id = 6
+        self._epoch = 0
 
     async def send(self, _node_id: int, request: Any) -> Any:
-        self.heard.append(request.prepare(VERSIONS))
+        fetch = request.prepare(VERSIONS)
+        self.heard.append(fetch)
         self.at.append(time.monotonic())
-        answer = self.answers.pop(0) if self.answers else answered()
+        _, _, named, forgotten = said(fetch)
+        if fetch.session_epoch == 0:
+            self._id, self._epoch = self._id + 1, 0
+            self.remembers = {}
+        elif (fetch.session_id, fetch.session_epoch) != (self._id, self._epoch + 1):
+            return answered(error_code=71)
+        else:
+            self._epoch += 1
+        for _, partitions in forgotten:
+            for partition in partitions:
+                del self.remembers[partition]
+        self.remembers |= named
+        answer = self.answers.pop(0) if self.answers else answered(self._id)
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def forget(self) -> None:
+        """Restart: no session is known any more."""
+        self._id += 1
 
 
 def answered(session_id: int = 7, error_code: int = 0, value: bytes = b"") -> Any:
@@ -92,15 +113,15 @@ async def test_everything_is_named_where_the_broker_may_have_forgotten(answer: A
         {0: 2},
         {0: 3, 1: 5},
     ]
-    assert said(broker.heard[3])[1] == 0
+    assert said(broker.heard[3])[:2] == (7, 0)  # which also ends what may be left of it
 
 
 async def test_each_broker_has_a_session_of_its_own() -> None:
     broker = Broker()
     fetching = sessions(broker)
-    for node_id in (1, 2, 1):
+    for node_id in (1, 2):
         await fetching.send(node_id, wanting({0: 5}))
-    assert [said(each)[1] for each in broker.heard] == [0, 0, 1]
+    assert [said(each)[1] for each in broker.heard] == [0, 0]
 
 
 async def test_other_requests_are_sent_as_they_are() -> None:
@@ -121,7 +142,51 @@ async def test_a_fetch_waits_after_one_that_brought_little() -> None:
     broker = Broker()
     broker.answers = [answered(value=b"x" * 99), answered(value=b"x" * 100), answered()]
     fetching = sessions(broker, interval_min_s=0.2)
+    started = time.monotonic()
     for offset in range(3):
         await fetching.send(1, wanting({0: offset}))
-    assert broker.at[1] - broker.at[0] >= 0.2
+    assert broker.at[1] - started >= 0.2
     assert broker.at[2] - broker.at[1] < 0.2
+
+
+async def test_a_fetch_that_is_cancelled_while_it_waits_changes_nothing() -> None:
+    broker = Broker()
+    fetching = sessions(broker, interval_min_s=0.05)
+    await fetching.send(1, wanting({0: 1}))
+    waiting = asyncio.ensure_future(fetching.send(1, wanting({0: 2})))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await fetching.send(1, wanting({0: 3}))
+    assert [said(each)[1:3] for each in broker.heard] == [(0, {0: 1}), (1, {0: 3})]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_broker_that_answers_remembers_what_is_wanted(seed: int) -> None:
+    pick = random.Random(seed)
+    broker = Broker()
+    fetching = sessions(broker)
+    wanted: dict[int, int] = {}
+    answers = 0
+    for _ in range(200):
+        wanted = {
+            partition: wanted.get(partition, 0) + pick.choice([0, 0, 0, 1, 5])
+            for partition in range(12)
+            if pick.random() < 0.8
+        } or {0: 0}
+        match pick.randrange(12):
+            case 0:
+                broker.forget()
+            case 1:
+                broker.answers = [KafkaConnectionError("gone")]
+            case 2:
+                broker.answers = [asyncio.CancelledError()]
+        try:
+            answer = await fetching.send(1, wanting(wanted))
+        except (KafkaConnectionError, asyncio.CancelledError):
+            continue
+        broker.answers = []
+        if not answer.error_code:
+            answers += 1
+            assert broker.remembers == wanted
+    assert answers > 100

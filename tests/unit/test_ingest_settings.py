@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from ingest_api.settings import BodySettings, IngestSettings, ProduceSettings
-from shared.serving import HttpSettings
+from shared.bounded_http import HttpSettings
 from shared.usage import usage
 
 
