@@ -22,7 +22,7 @@ from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
 from benchmarks.latency.measure import Latency
 from benchmarks.loads import FULL, LOADS
-from benchmarks.results import Session, facts, latest
+from benchmarks.results import Session, latest
 from benchmarks.stack import bench_stack
 from benchmarks.targets import print_ratios
 from benchmarks.throughput import Throughput
@@ -36,6 +36,7 @@ examples:
   python -m benchmarks run --arm tidemark --arm pc-unnest --load zipf --repeats 3
   python -m benchmarks run --arm tidemark --profile     and a flame graph of its peak (py-spy)
   python -m benchmarks run --arm tidemark --beside ../other-checkout --load distinct
+  python -m benchmarks run --go-on benchmarks/results.json   what a run that was ended lacks
   python -m benchmarks report                           RESULTS.md and plots from the last run
 
 ARM, LOAD and REPEATS of the environment stand for options that are not given."""
@@ -99,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
         repeats=options.repeats,
         records=options.records,
         parts=[part for part in _NOT_ARMS if not wanted or part in wanted],
+        so_far=Session.read(options.go_on) if options.go_on else None,
     )
 
 
@@ -129,37 +131,40 @@ def _measure(
     repeats: int,
     records: int,
     parts: Sequence[str],
+    so_far: Session | None = None,
 ) -> int:
-    session = Session(seed=options.seed, facts=facts(sys.argv[1:]))
+    session = so_far or Session(seed=options.seed)
+    parts = [part for part in parts if part not in session.parts]
+    session.sit_down(sys.argv[1:])
     http_missing = ingest_missing() if _HTTP in parts else None
     reasons = {arm.missing() for arm in arms} | {http_missing}
     session.left_out = sorted(why for why in reasons if why)
     for sentence in session.left_out:
         print(sentence)
     present = [arm for arm in arms if arm.missing() is None]
+    loads = [load for load in loads if present and load not in session.parts]
 
     async def measure(stack: LocalStack, endpoint: str) -> None:
-        if present:
-            throughput = Throughput.on(stack, seed=options.seed, say=_say, otlp_endpoint=endpoint)
-            runs = throughput.measure(present, loads, repeats=repeats, records_max=records)
-            async for done in runs:
-                session.runs.append(done)
+        seed = session.seed
+        throughput = Throughput.on(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
+        for load in loads:
+            runs = throughput.measure(present, [load], repeats=repeats, records_max=records)
+            session.runs += [done async for done in runs]
+            _say(f"kept in {session.end(load)}")
         if _HTTP in parts and http_missing is None:
-            ingest = Ingest(stack, seed=options.seed, say=_say)
-            session.http = await ingest.measure(repeats)
+            session.http = await Ingest(stack, seed=seed, say=_say).measure(repeats)
+            _say(f"kept in {session.end(_HTTP)}")
         if _LATENCY in parts:
-            session.end_to_end = await Latency(stack, seed=options.seed, say=_say).measure()
+            session.end_to_end = await Latency(stack, seed=seed, say=_say).measure()
+            _say(f"kept in {session.end(_LATENCY)}")
 
-    try:
-        with collector() as endpoint:
+    with collector() as endpoint:
+        if loads or set(parts) - {_SCALING}:
             with bench_stack(keep=options.keep) as stack:
                 asyncio.run(measure(stack, endpoint))
-            if _SCALING in parts:
-                scaled = scaling.measure(seed=options.seed, otlp_endpoint=endpoint, say=_say)
-                session.scaling.extend(scaled)
-    finally:
-        if session.measured:
-            _say(f"kept as {session.save()}")
+        if _SCALING in parts:
+            session.scaling = scaling.measure(seed=session.seed, otlp_endpoint=endpoint, say=_say)
+            _say(f"kept in {session.end(_SCALING)}")
     print_ratios(session)
     return 0 if all(each.valid for each in session.runs) else 1
 
@@ -190,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("--load", action="append", help=f"of {', '.join(LOADS)}")
     runner.add_argument("--repeats", type=int, default=repeats, help="of each (default: 5)")
     runner.add_argument("--records", type=int, default=FULL, help="at most, of each load")
+    runner.add_argument(
+        "--go-on",
+        type=Path,
+        metavar="JSON",
+        help="add to these results what they lack; loads that were not ended are begun anew",
+    )
     runner.add_argument("--profile", action="store_true", help="py-spy the consumer at its peak")
     runner.add_argument(
         "--beside",

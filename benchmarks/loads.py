@@ -22,7 +22,7 @@ FULL: Final = 1_600_000
 SHORT: Final = 200_000
 """For those who would need minutes for the full number; what counts is their rate."""
 
-SHORTEST: Final = 60_000
+SHORTEST: Final = 40_000
 """For those who would need minutes even for that."""
 
 INITIAL_TAGS: Final = '{"plan":"free","level":0,"city":"Lisbon","trial":true}'
@@ -122,6 +122,8 @@ class Load:
     one_refused_of: int | None = None
     full: int = FULL
     """How many there are of it."""
+    beside: str | None = None
+    """The load that Tidemark's rate on this one is compared with."""
 
     def updates(self, rows: Sequence[Row], seed: int, count: int) -> Iterator[Update]:
         """Yield updates in the order of their acceptance."""
@@ -142,9 +144,15 @@ LOADS: Final = {
     for load in (
         Load("distinct", "uniform over all rows", _uniform),
         Load("once", "each row once: nothing can be folded", _once, full=ROWS),
-        Load("zipf", "row of rank n as often as 1/n^1.1 says", _zipf),
-        Load("half-hot", "every second update goes to one row", _half_hot),
-        Load("failing", "uniform; Postgres refuses one of a hundred", _uniform, 100),
+        Load("zipf", "row of rank n as often as 1/n^1.1 says", _zipf, beside="distinct"),
+        Load("half-hot", "every second update goes to one row", _half_hot, beside="distinct"),
+        Load(
+            "failing",
+            "uniform; Postgres refuses one of a hundred",
+            _uniform,
+            100,
+            beside="distinct",
+        ),
     )
 }
 

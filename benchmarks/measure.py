@@ -34,6 +34,8 @@ class Run:
 
     arm: str
     load: str
+    series: str
+    """The load that was being measured; another one where this run is what it is compared with."""
     records: int
     """In the topic; more than the rate counts where the beginning is left out."""
     rate: Rate

@@ -44,20 +44,21 @@ def write_report(session: Session) -> None:
 
 
 def _head(session: Session) -> Iterator[str]:
-    facts = session.facts
-    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     yield "# Results"
     yield ""
+    for facts in (each for each in session.sittings if each["parts"]):
+        packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+        yield (
+            f"{', '.join(facts['parts'])}: {facts['taken_at']}, commit "
+            f"{facts['commit'] or 'unknown'}, seed {session.seed}. {facts['cores']} cores "
+            f"({facts['cpu']}), {facts['memory_gib']} GiB, {facts['kernel']}, load average before "
+            f"{facts['load_average_before'][0]}. Python {facts['python']}, {packages}. "
+            f"{facts['java']}."
+        )
+        yield ""
     yield (
-        f"{facts['taken_at']}, commit {facts['commit'] or 'unknown'}, seed {session.seed}. "
-        f"{facts['cores']} cores ({facts['cpu']}), {facts['memory_gib']} GiB, {facts['kernel']}, "
-        f"load average before {facts['load_average_before'][0]}. Python {facts['python']}, "
-        f"{packages}. {facts['java']}."
-    )
-    yield ""
-    yield (
-        "Broker, shards and clients share these cores. Compare figures within this file only; "
-        "[README.md](README.md) says how each is defined."
+        "Broker, shards and clients share these cores. Compare figures of one table only: a "
+        "machine's speed changes while hours pass. [README.md](README.md) says how each is defined."
     )
     yield ""
     for sentence in session.left_out:
@@ -83,6 +84,8 @@ def _throughput(session: Session) -> Iterator[str]:
     invalid = [run for run in session.runs if not run.valid]
     for load in LOADS.values():
         rows = [row for arm in _names(session) if (row := _row(session, arm, load.name))]
+        if load.beside and (row := _row(session, "tidemark", load.beside, load.name)):
+            rows.append((f"tidemark on {load.beside}", *row[1:]))
         if rows:
             yield f"## {load.name}: {load.meaning}"
             yield ""
@@ -114,8 +117,10 @@ def _names(session: Session) -> list[str]:
     return [name for name in _ARMS if name in found] + sorted(found - set(_ARMS))
 
 
-def _row(session: Session, arm: str, load: str) -> tuple[str, ...] | None:
-    runs = session.of(arm, load)
+def _row(
+    session: Session, arm: str, load: str, series: str | None = None
+) -> tuple[str, ...] | None:
+    runs = session.of(arm, load, series)
     if not runs:
         return None
 
@@ -232,7 +237,7 @@ def _draw(session: Session) -> Iterator[Path]:
 
 
 def _draw_throughput(session: Session) -> Path:
-    loads = [load for load in LOADS if any(run.load == load for run in session.runs)]
+    loads = [load for load in LOADS if any(run.series == load for run in session.runs)]
     arms = _names(session)
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()

@@ -18,48 +18,67 @@ from benchmarks.measure import MIB, Rate, Run
 from benchmarks.scaling import Point, Scaled
 from benchmarks.stack import RESULTS
 from deploy.local.layout import CHECKOUT
+from shared.errors import Misconfigured
 
 _PACKAGES: Final = ("aiokafka", "asyncpg", "fastapi", "msgspec", "pydantic", "uvicorn", "uvloop")
 
 
 @dataclass
 class Session:
-    """Everything that one call of the program measured."""
+    """Everything that was measured, in one sitting or in several."""
 
     seed: int
-    facts: dict[str, Any]
+    sittings: list[dict[str, Any]] = field(default_factory=list)
+    """Machine, versions and `parts` of each: what was measured there, as a whole."""
     runs: list[Run] = field(default_factory=list)
     http: list[dict[str, Any]] = field(default_factory=list)
     end_to_end: list[dict[str, Any]] = field(default_factory=list)
     scaling: list[Scaled] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    @property
-    def measured(self) -> bool:
-        """Whether there is anything to keep."""
-        return bool(self.runs or self.http or self.end_to_end or self.scaling)
+    def sit_down(self, arguments: Sequence[str]) -> None:
+        """Note where and when the next parts are measured."""
+        self.sittings.append({**facts(arguments), "parts": []})
 
-    def of(self, arm: str, load: str) -> list[Run]:
-        """Return the runs of an arm on a load that count."""
-        return [run for run in self.runs if (run.arm, run.load) == (arm, load) and run.valid]
-
-    def save(self) -> Path:
-        """Write it down, and return where."""
+    def end(self, part: str) -> Path:
+        """Note that a part was measured as a whole, and write everything down."""
+        sitting = self.sittings[-1]
+        sitting["parts"].append(part)
         RESULTS.mkdir(parents=True, exist_ok=True)
-        path = RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
+        path = RESULTS / f"{sitting['taken_at'].replace(' ', '-').replace(':', '')}.json"
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path
 
+    @property
+    def parts(self) -> set[str]:
+        """Whatever was measured as a whole."""
+        return {part for sitting in self.sittings for part in sitting["parts"]}
+
+    def of(self, arm: str, load: str, series: str | None = None) -> list[Run]:
+        """Return the runs of an arm on a load that count, taken with others of a series."""
+        wanted = (arm, load, series or load)
+        return [run for run in self.runs if (run.arm, run.load, run.series) == wanted and run.valid]
+
     @classmethod
     def read(cls, path: Path) -> "Session":
-        """Read what `save` wrote."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["runs"] = [_run(each) for each in content["runs"]]
-        content["scaling"] = [
-            Scaled(Point(**each["point"]), [_run(run) for run in each["runs"]])
-            for each in content["scaling"]
-        ]
-        return cls(**content)
+        """Read what `end` wrote.
+
+        Raises:
+            Misconfigured: the file holds nothing of the kind.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["runs"] = [_run(each) for each in content["runs"]]
+            content["scaling"] = [
+                Scaled(Point(**each["point"]), [_run(run) for run in each["runs"]])
+                for each in content["scaling"]
+            ]
+            return cls(**content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Misconfigured(
+                f"{path} holds no results of this version ({type(error).__name__}); name another "
+                "file, or measure anew."
+            ) from error
 
 
 def _run(content: dict[str, Any]) -> Run:
@@ -69,7 +88,7 @@ def _run(content: dict[str, Any]) -> Run:
 
 def latest() -> Path | None:
     """Return the youngest results, if there are any."""
-    return max(RESULTS.glob("*.json"), default=None)
+    return max(RESULTS.glob("*.json"), default=None, key=lambda path: path.stat().st_mtime)
 
 
 def facts(arguments: Sequence[str]) -> dict[str, Any]:

@@ -35,16 +35,25 @@ class Target:
         return self.what, bound, f"{found:,.{digits}f}{self.unit}", verdict
 
 
-def rate_of(session: Session, arm: str, load: str) -> float | None:
-    """Return the median rate of an arm on a load, of the runs that count."""
-    rates = [run.rate.per_second for run in session.of(arm, load)]
+def rate_of(session: Session, arm: str, load: str, series: str | None = None) -> float | None:
+    """Return the median rate of an arm on a load, of the runs of a series that count."""
+    rates = [run.rate.per_second for run in session.of(arm, load, series)]
     return Spread.of(rates).median if rates else None
 
 
-def _ratio(arm: str, load: str, other: str, other_load: str) -> Callable[[Session], float | None]:
+def _to_other(arm: str, load: str) -> Callable[[Session], float | None]:
     def measured(session: Session) -> float | None:
-        over, under = rate_of(session, arm, load), rate_of(session, other, other_load)
-        return over / under if over and under else None
+        ours, other = rate_of(session, "tidemark", load), rate_of(session, arm, load)
+        return ours / other if ours and other else None
+
+    return measured
+
+
+def _to_distinct(load: str) -> Callable[[Session], float | None]:
+    def measured(session: Session) -> float | None:
+        there = rate_of(session, "tidemark", load)
+        distinct = rate_of(session, "tidemark", "distinct", series=load)
+        return there / distinct if there and distinct else None
 
     return measured
 
@@ -108,24 +117,24 @@ TARGETS: Final = (
     Target(
         "consumer, distinct, to Parallel Consumer one by one",
         10,
-        _ratio("tidemark", "distinct", "pc-single", "distinct"),
+        _to_other("pc-single", "distinct"),
     ),
     Target(
         "consumer, distinct, to the ceiling",
         0.55,
-        _ratio("tidemark", "distinct", "ceiling", "distinct"),
+        _to_other("ceiling", "distinct"),
     ),
-    Target("consumer, Zipf, to distinct", 1, _ratio("tidemark", "zipf", "tidemark", "distinct")),
+    Target("consumer, Zipf, to distinct", 1, _to_distinct("zipf")),
     Target("consumer, half-hot, to Parallel Consumer at its best", 25, _to_best_peer("half-hot")),
     Target(
         "consumer, half-hot, to distinct",
         0.9,
-        _ratio("tidemark", "half-hot", "tidemark", "distinct"),
+        _to_distinct("half-hot"),
     ),
     Target(
         "consumer, 1 % failing, to distinct",
         0.8,
-        _ratio("tidemark", "failing", "tidemark", "distinct"),
+        _to_distinct("failing"),
     ),
     Target("ingest, batch of 500, to 60,000/s or 0.8 of aiokafka alone", 1, _batch_to_bound),
     Target("ingest, single, to the same app without Kafka", 0.5, _single_to_nothing),

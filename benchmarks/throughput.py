@@ -11,6 +11,7 @@ import psutil
 from pydantic import SecretStr
 
 from benchmarks.arms.arm import Arm, Task
+from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.database import Databases
 from benchmarks.loads import LOADS, ROWS, Row, expected_rows, make_rows
 from benchmarks.measure import Run, cpu_of_tree
@@ -30,12 +31,13 @@ class _Prepared:
     """A load of one size, in Kafka, and what its rows must hold."""
 
     kafka: KafkaSettings
+    load: str
     records: int
     refused: int
 
     @property
     def expected(self) -> str:
-        return f"of_{self.records}"
+        return f"{self.load}_{self.records}"
 
 
 class Throughput:
@@ -58,6 +60,7 @@ class Throughput:
         self._otlp_endpoint = otlp_endpoint
         self._rows: Sequence[Row] = make_rows(rows)
         self._databases = Databases(dsns, self._rows)
+        self._has_rows = False
 
     @classmethod
     def on(
@@ -76,26 +79,36 @@ class Throughput:
     async def measure(
         self, arms: Sequence[Arm], loads: Sequence[str], *, repeats: int, records_max: int
     ) -> AsyncIterator[Run]:
-        """Yield every run as it ends: all arms by turns, load after load."""
-        self._say(f"{len(self._rows):,} rows on {len(self._dsns)} shards · seed {self._seed}")
-        await self._databases.load()
-        for load in loads:
-            sizes = {
-                arm.name: min(size, records_max)
-                for arm in arms
-                if (size := arm.records(LOADS[load]))
-            }
-            async with self._prepared(load, set(sizes.values())) as prepared:
+        """Yield every run as it ends: load after load, all arms by turns.
+
+        Tidemark takes one turn more where a load is compared with another: a machine's speed
+        changes while hours pass.
+        """
+        if not self._has_rows:
+            self._say(f"{len(self._rows):,} rows on {len(self._dsns)} shards · seed {self._seed}")
+            await self._databases.load()
+            self._has_rows = True
+        for load in map(LOADS.__getitem__, loads):
+            turns = [(arm, load) for arm in arms]
+            if load.beside is not None:
+                turns += [(arm, LOADS[load.beside]) for arm in arms if arm.name == TIDEMARK]
+            sized = [
+                (arm, (each.name, min(size, records_max)))
+                for arm, each in turns
+                if (size := arm.records(each))
+            ]
+            async with self._prepared({each for _, each in sized}) as prepared:
                 for _ in range(repeats):
-                    for arm in arms:
-                        if arm.name in sizes:
-                            yield await self._run(arm, load, prepared[sizes[arm.name]])
+                    for arm, each in sized:
+                        yield await self._run(arm, prepared[each], series=load.name)
 
     @asynccontextmanager
-    async def _prepared(self, load: str, sizes: set[int]) -> AsyncIterator[Mapping[int, _Prepared]]:
+    async def _prepared(
+        self, sizes: set[tuple[str, int]]
+    ) -> AsyncIterator[Mapping[tuple[str, int], _Prepared]]:
         async with AsyncExitStack() as topics:
             prepared = {}
-            for size in sorted(sizes):
+            for load, size in sorted(sizes):
                 self._say(f"{load}: writing {size:,} records to Kafka")
                 updates = list(LOADS[load].updates(self._rows, self._seed, size))
                 kafka = await topics.enter_async_context(
@@ -107,11 +120,11 @@ class Throughput:
                     )
                 )
                 refused = sum(update.refused for update in updates)
-                prepared[size] = _Prepared(kafka, size, refused)
-                await self._databases.expect(prepared[size].expected, expected_rows(iter(updates)))
+                made = prepared[load, size] = _Prepared(kafka, load, size, refused)
+                await self._databases.expect(made.expected, expected_rows(iter(updates)))
             yield prepared
 
-    async def _run(self, arm: Arm, load: str, prepared: _Prepared) -> Run:
+    async def _run(self, arm: Arm, prepared: _Prepared, *, series: str) -> Run:
         await self._databases.restore()
         shards = _processes(self._stack.shards.values())
         brokers = _processes([self._stack.broker])
@@ -120,7 +133,7 @@ class Throughput:
             kafka=prepared.kafka,
             dsns=self._dsns,
             group=f"bench-{uuid.uuid4().hex[:12]}",
-            load=load,
+            load=prepared.load,
             seed=self._seed,
             records=prepared.records,
             refused=prepared.refused,
@@ -138,7 +151,8 @@ class Throughput:
         )
         run = Run(
             arm=arm.name,
-            load=load,
+            load=prepared.load,
+            series=series,
             records=prepared.records,
             rate=rate,
             postgres_cpu_s=postgres_cpu,

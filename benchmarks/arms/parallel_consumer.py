@@ -24,7 +24,7 @@ _MEANINGS: Final = {
 }
 MODES: Final = tuple(_MEANINGS)
 STRONGEST: Final = "unnest"
-_SLOW_LOADS: Final = ("half-hot", "zipf")
+_SLOW_LOADS: Final = {"half-hot": SHORT // 2, "zipf": SHORT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ParallelConsumer:
 
     def records(self, load: Load) -> int | None:
         """Take a short run of what it needs minutes for."""
-        return SHORT if self.mode == "single" or load.name in _SLOW_LOADS else load.full
+        return _SLOW_LOADS.get(load.name, SHORT if self.mode == "single" else load.full)
 
     def missing(self) -> str | None:
         """It needs Java, and Maven where it is not built yet."""

@@ -27,13 +27,15 @@ _STALL_TIMEOUT_S: Final = 60.0
 _FAST_POLL_S: Final = 0.01
 _SLOW_POLL_S: Final = 0.25
 _PROFILE_S: Final = 10
+TIDEMARK: Final = "tidemark"
+"""The arm that is this checkout with its default settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tidemark:
     """`python -m consumer` of a checkout, watched through its status page."""
 
-    name: str = "tidemark"
+    name: str = TIDEMARK
     checkout: Path = CHECKOUT
     settings: Mapping[str, str] | None = None
     profile: bool = False
