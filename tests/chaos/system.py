@@ -2,6 +2,7 @@
 supervisor would: what ends by itself is noted, and started again."""
 
 import asyncio
+import http.client
 import json
 import secrets
 import urllib.request
@@ -249,7 +250,7 @@ def _read_status(address: str) -> Mapping[str, Any] | None:
         with urllib.request.urlopen(f"{address}/status", timeout=1) as answer:
             found: Mapping[str, Any] = json.load(answer)
             return found
-    except (OSError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):  # it may end in the middle
         return None
 
 
