@@ -3,6 +3,7 @@
 import re
 import sys
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ from ingest_api.problems import (
     UNSUPPORTED_MEDIA_TYPE,
     ProblemError,
 )
-from ingest_api.settings import BodySettings
+from ingest_api.settings import SHARES, BodySettings
 
 if sys.version_info >= (3, 14):
     from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
@@ -64,12 +65,14 @@ _without_strings = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 class BodyReader:
     """Reads bodies of bounded size, and bounds what those that arrive hold together.
 
+    One caller's may hold a part of that only, so that slow ones take nothing from others.
     FastAPI's own limit counts too, but answers plain text. Time is bounded by the server.
     """
 
     def __init__(self, settings: BodySettings) -> None:
         self._settings = settings
         self._held_bytes = 0
+        self._held_bytes_of: defaultdict[bytes, int] = defaultdict(int)
 
     async def read(self, request: Request) -> bytes:
         """Return the whole body of a request about one subscription, as JSON.
@@ -77,8 +80,8 @@ class BodyReader:
         Raises:
             ProblemError: it is not declared as JSON, too large, too complex, or ends early.
         """
-        encoding, _ = self._check_head(request, lines=False)
-        body = self._unpacked(await self._receive(request), encoding)
+        encoding, _, caller = self._check_head(request, lines=False)
+        body = self._unpacked(await self._receive(request, caller), encoding)
         _check_members(body, self._settings.members_max)
         return body
 
@@ -88,8 +91,8 @@ class BodyReader:
         Raises:
             ProblemError: as `read`.
         """
-        encoding, is_lines = self._check_head(request, lines=True)
-        body = self._unpacked(await self._receive(request), encoding)
+        encoding, is_lines, caller = self._check_head(request, lines=True)
+        body = self._unpacked(await self._receive(request, caller), encoding)
         lines = body.strip().split(b"\n") if is_lines and body.strip() else []
         if is_lines:
             # A line for a line, so that whoever complains of one names the right one.
@@ -98,12 +101,14 @@ class BodyReader:
         _check_lines(lines)
         return body
 
-    def _check_head(self, request: Request, *, lines: bool) -> tuple[bytes, bool]:
-        """Return the content's encoding, and whether it is lines of JSON."""
-        content_type, encoding = b"", b""
+    def _check_head(self, request: Request, *, lines: bool) -> tuple[bytes, bool, bytes]:
+        """Return the content's encoding, whether it is lines of JSON, and who sends it."""
+        content_type, encoding, caller = b"", b"", b""
         for name, value in request.scope["headers"]:
             if name == b"content-type":
                 content_type = value
+            elif name == b"authorization":
+                caller = value
             elif name == b"content-encoding":
                 encoding = value.lower()
                 if encoding not in _UNPACKERS and encoding != b"identity":
@@ -116,14 +121,14 @@ class BodyReader:
                 raise self._too_large()  # before it is even sent
         content_type = content_type.lower().replace(b" ", b"")
         if content_type in _JSON:
-            return encoding, False
+            return encoding, False, caller
         if lines and content_type in _LINES:
-            return encoding, True
+            return encoding, True, caller
         raise _unsupported(lines=lines)
 
-    async def _receive(self, request: Request) -> bytes:
+    async def _receive(self, request: Request, caller: bytes) -> bytes:
         chunks: list[bytes] = []
-        size = 0
+        size = held = 0
         try:
             while True:
                 message = await request.receive()
@@ -132,15 +137,35 @@ class BodyReader:
                 chunk = message.get("body", b"")
                 chunks.append(chunk)
                 size += len(chunk)
-                self._held_bytes += len(chunk)
                 if size > self._settings.bytes_max:
                     raise self._too_large()
                 if not message.get("more_body", False):
                     return b"".join(chunks)
-                if self._held_bytes > self._settings.held_bytes_max:
-                    raise ProblemError(BUSY, "Too many bodies are arriving at once.")
+                held = size
+                self._hold(caller, len(chunk))
         finally:
-            self._held_bytes -= size
+            if held:
+                self._let_go(caller, held)
+
+    def _hold(self, caller: bytes, size: int) -> None:
+        """Count a part of a body of which more is to come; without a caller, all are one.
+
+        Raises:
+            ProblemError: those that arrive hold too much, of this caller or together.
+        """
+        self._held_bytes += size
+        self._held_bytes_of[caller] += size
+        held_bytes_max = self._settings.held_bytes_max
+        if self._held_bytes > held_bytes_max:
+            raise ProblemError(BUSY, "Too many bodies are arriving at once.")
+        if caller and self._held_bytes_of[caller] > held_bytes_max // SHARES:
+            raise ProblemError(BUSY, "Too many bodies of this token are arriving at once.")
+
+    def _let_go(self, caller: bytes, size: int) -> None:
+        self._held_bytes -= size
+        self._held_bytes_of[caller] -= size
+        if not self._held_bytes_of[caller]:
+            del self._held_bytes_of[caller]
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
         """Unpack a body, never to more than one may have."""

@@ -9,6 +9,9 @@ from shared.bounded_http import HttpSettings
 from shared.logs import LogLevel
 from shared.settings import FrozenModel, KafkaSettings, ListenSettings, ServiceSettings
 
+SHARES: Final = 4
+"""One token's bodies may hold one of so many shares of `held_bytes_max`."""
+
 
 class BodySettings(FrozenModel):
     """How much of a request is read."""
@@ -20,7 +23,8 @@ class BodySettings(FrozenModel):
         48 * 2**20,
         ge=2**20,
         le=2**34,
-        description="Bytes of all bodies that have arrived in part; one more is answered 503.",
+        description="Bytes of all bodies that have arrived in part, and of one token's a quarter "
+        "of that; one more is answered 503.",
     )
 
     members_max: int = Field(
@@ -35,8 +39,8 @@ class BodySettings(FrozenModel):
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> Self:
-        if self.bytes_max > self.held_bytes_max:
-            message = "bytes_max must be at most held_bytes_max"
+        if self.bytes_max > self.held_bytes_max // SHARES:
+            message = f"held_bytes_max must be at least {SHARES} times bytes_max"
             raise ValueError(message)
         return self
 

@@ -393,12 +393,12 @@ async def test_a_body_may_come_in_pieces(client: httpx.AsyncClient) -> None:
 
 
 async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePublisher) -> None:
-    settings = BodySettings(bytes_max=2**20, held_bytes_max=2**20)
+    settings = BodySettings(bytes_max=2**18, held_bytes_max=2**20)
     app = app_of(publisher, body=settings)
     others_may_end = asyncio.Event()
 
     async def half() -> AsyncIterator[bytes]:
-        yield b" " * 600_000
+        yield b" " * 250_000
         await others_may_end.wait()
 
     transport = httpx.ASGITransport(app)
@@ -407,7 +407,7 @@ async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePub
         asyncio.TaskGroup() as tasks,
     ):
         requests = [
-            tasks.create_task(client.patch(ONE, content=half(), headers=JSON)) for _ in range(2)
+            tasks.create_task(client.patch(ONE, content=half(), headers=JSON)) for _ in range(5)
         ]
         done, _ = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
         others_may_end.set()
@@ -415,6 +415,41 @@ async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePub
     problem_of(done.pop().result(), 503, "busy")
     after = await client_patch(app)
     assert after.status_code == 202
+
+
+async def test_what_half_read_bodies_of_one_token_hold_takes_nothing_from_others(
+    publisher: FakePublisher,
+) -> None:
+    app = app_of(publisher, body=BodySettings(bytes_max=2**18, held_bytes_max=2**20))
+    may_end = asyncio.Event()
+    begun = asyncio.Queue[None]()
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b'{"tags": {"a": "'
+        yield b"1" * 200_000
+        begun.put_nowait(None)
+        await may_end.wait()
+        yield b'"}}'
+
+    async def sent(token: str) -> httpx.Response:
+        headers = JSON | {"authorization": f"Bearer {token}"}
+        return await sender.patch(ONE, content=half(), headers=headers)
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://tidemark") as sender,
+        asyncio.TaskGroup() as tasks,
+    ):
+        first = tasks.create_task(sent("one"))
+        await begun.get()
+        refused = await sent("one")
+        others = tasks.create_task(sent("another"))
+        await begun.get()
+        may_end.set()
+
+    assert "of this token" in problem_of(refused, 503, "busy")["detail"]
+    for response in (first.result(), others.result()):
+        assert response.status_code in {202, 422}  # read to its end
 
 
 async def client_patch(app: FastAPI) -> httpx.Response:

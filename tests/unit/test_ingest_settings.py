@@ -25,7 +25,10 @@ from shared.usage import usage
             ),
             "drain_timeout_ms",
         ),
-        (lambda: IngestSettings(body=BodySettings(bytes_max=2**24)), "partition_bytes"),
+        (
+            lambda: IngestSettings(body=BodySettings(bytes_max=2**24, held_bytes_max=2**26)),
+            "partition_bytes",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: type, named: str) -> None:
