@@ -141,14 +141,15 @@ class BodyReader:
                     raise self._too_large()
                 if not message.get("more_body", False):
                     return b"".join(chunks)
-                held = size
-                self._hold(caller, len(chunk))
+                if chunk:
+                    held = size
+                    self._hold(caller, len(chunk))
         finally:
             if held:
                 self._let_go(caller, held)
 
     def _hold(self, caller: bytes, size: int) -> None:
-        """Count a part of a body of which more is to come; without a caller, all are one.
+        """Count a part of a body of which more is to come.
 
         Raises:
             ProblemError: those that arrive hold too much, of this caller or together.
