@@ -78,6 +78,11 @@ class Breaker:
         self._retry_at = self._clock() + self._backoff.wait_s(self._failures, self._jitter())
         self.state = BreakerState.OPEN
 
+    def forget(self) -> None:
+        """Let the next write find out by itself: there is none left that could be the probe."""
+        self._failures = 0
+        self.state = BreakerState.CLOSED
+
     def gave_up(self) -> None:
         """Note that an admitted write ended without telling anything about the shard."""
         if self.state is BreakerState.HALF_OPEN:

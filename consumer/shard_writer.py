@@ -196,6 +196,7 @@ class ShardWriter:
                 await self._flush(rows)
             else:
                 self.breaker.gave_up()
+                self._forget_if_none_waits()
 
     async def retry_locked_for_ever(self) -> None:
         """Try rows again that others held, apart from the ready ones, which need not wait for them.
@@ -218,6 +219,7 @@ class ShardWriter:
                     tries = 0
             else:
                 self.breaker.gave_up()
+                self._forget_if_none_waits()
             if not self._locked:
                 self._has_locked.clear()
                 log.info("shard.rows_unlocked", shard=self.name)
@@ -271,6 +273,8 @@ class ShardWriter:
             self._ready.extend(again)
         if again:
             self._has_ready.set()
+        else:
+            self._forget_if_none_waits()
 
     def _set_aside(self, locked: Sequence[_Row]) -> None:
         if not self._has_locked.is_set():
@@ -454,6 +458,16 @@ class ShardWriter:
         if self.breaker.state is not BreakerState.CLOSED:
             log.info("shard.recovered", shard=self.name)
         self.breaker.succeeded()
+
+    def _forget_if_none_waits(self) -> None:
+        """Forget a failure once nothing is left here that could find out that it is over.
+
+        So it is when the partitions that waited for the shard went to another consumer.
+        """
+        if self.is_idle and not self._locked and self.failing is not None:
+            log.info("shard.not_waited_for", shard=self.name)
+            self.failing = None
+            self.breaker.forget()
 
     async def _slow_down(self, error: Transient) -> None:
         """Let a busy shard breathe; it answers, so this is no failure."""

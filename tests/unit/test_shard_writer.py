@@ -437,6 +437,32 @@ async def test_rows_of_a_lost_partition_are_not_written() -> None:
     assert set(shard.store.rows) == {(APP, subscription(1))}
 
 
+@pytest.mark.parametrize("under_way", [False, True])
+async def test_an_outage_is_forgotten_where_its_partitions_went_to_another(
+    *, under_way: bool
+) -> None:
+    store = GatedStore()
+    store.outage = Transient("down")
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running(writers=1):
+        shard.receive(update_of(0))
+        await store.started.acquire()
+        store.gate.release()
+        await store.started.acquire()
+        failed_before = shard.writer.failing is not None
+        if not under_way:
+            store.gate.release()
+            while shard.writer.flushes_in_flight:
+                await asyncio.sleep(0)
+        shard.work.lose()
+        store.gate.release()
+        while shard.writer.failing is not None:
+            await asyncio.sleep(0)
+
+    assert failed_before
+    assert shard.writer.breaker.state is BreakerState.CLOSED
+
+
 async def test_an_aborted_statement_frees_its_writer() -> None:
     store = GatedStore()
     shard = Shard(store)
