@@ -107,7 +107,9 @@ def show_dead_letter(
     shown = {
         **_summary(letter),
         "key": (letter.key or b"").decode(errors="replace"),
-        "headers": {name: value.decode(errors="replace") for name, value in letter.headers},
+        "headers": {
+            name: (value or b"").decode(errors="replace") for name, value in letter.headers
+        },
         "value": dead_letters.readable_value(letter, show_values=show_values),
     }
     if as_json:

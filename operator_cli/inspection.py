@@ -167,8 +167,9 @@ class Filters:
         return self.where is None or (update is not None and self.where.matches(record, update))
 
 
-def _is_of(headers: Sequence[tuple[str, bytes]], trace: bytes) -> bool:
-    return any(name == TRACEPARENT and trace in value for name, value in headers)
+def _is_of(headers: Sequence[tuple[str, bytes | None]], trace: bytes) -> bool:
+    # Others may have sent it: Kafka lets a header have no value.
+    return any(name == TRACEPARENT and trace in (value or b"") for name, value in headers)
 
 
 def _has_tag(update: Update, wanted: str) -> bool:

@@ -25,7 +25,7 @@ class Origin:
         return f"{self.topic}/{self.partition}/{self.offset}"
 
     @classmethod
-    def of_headers(cls, headers: Iterable[Header]) -> Self | None:
+    def of_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> Self | None:
         """Read where a dead letter came from; None where its headers do not say."""
         ours = facts(headers)
         try:
@@ -34,10 +34,13 @@ class Origin:
             return None
 
 
-def facts(headers: Iterable[Header]) -> dict[str, str]:
-    """Return what our headers say, by name without prefix; the last of a name counts."""
+def facts(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """Return what our headers say, by name without prefix; the last of a name counts.
+
+    Others may have sent it: Kafka lets a header have no value.
+    """
     return {
-        name.removeprefix(PREFIX): value.decode(errors="replace")
+        name.removeprefix(PREFIX): (value or b"").decode(errors="replace")
         for name, value in headers
         if name.startswith(PREFIX)
     }

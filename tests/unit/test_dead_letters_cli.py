@@ -4,15 +4,15 @@ import pytest
 
 from operator_cli.dead_letters import DeadLetter, Filters, readable_value, since
 from shared.errors import Misconfigured
-from shared.origins import Origin
+from shared.origins import Origin, facts
 from shared.updates import encode
 from tests.records import APP, subscription, update_of
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 
-def letter_of(value: bytes | None, **facts: str) -> DeadLetter:
-    headers = [(f"tidemark.{name}", fact.encode()) for name, fact in facts.items()]
+def letter_of(value: bytes | None, **said: str) -> DeadLetter:
+    headers = [(f"tidemark.{name}", fact.encode()) for name, fact in said.items()]
     return DeadLetter(3, 7, 1_000, APP.encode(), value, headers)
 
 
@@ -69,6 +69,13 @@ def test_the_last_header_of_a_name_counts() -> None:
 
     assert letter.origin == Origin("t", 1, 9)
     assert letter_of(b"{}", topic="t", partition="one", offset="5").origin is None
+
+
+def test_a_header_of_ours_without_a_value_says_nothing() -> None:
+    headers = [("tidemark.topic", None), ("other", None)]
+
+    assert facts(headers) == {"topic": ""}
+    assert Origin.of_headers(headers) is None
 
 
 def test_a_letter_whose_value_cannot_be_read_belongs_to_the_app_of_its_key() -> None:

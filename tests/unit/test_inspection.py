@@ -85,6 +85,12 @@ def test_a_record_goes_through_the_sieve_and_is_looked_at(filters: Filters, mean
     assert bool([each for each in through if filters.match(each, UPDATE)]) is meant
 
 
+def test_a_traceparent_without_a_value_is_of_no_trace() -> None:
+    one = record(headers=[("traceparent", None)])
+
+    assert not Filters(trace=TRACE).sieve([one])
+
+
 def test_updates_add_up_as_a_row_would() -> None:
     total = Sum()
 
