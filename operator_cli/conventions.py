@@ -70,6 +70,13 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def printable(text: str) -> str:
+    """Escape, as JSON does, what would act on a terminal: names and values are customers'."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
 def print_table(
     titles: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None
 ) -> None:
@@ -83,7 +90,7 @@ def print_table(
     for title in titles:
         table.add_column(title, overflow="ellipsis" if title == cut else "fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     # Not a terminal: a line that is broken is of no use to grep.
     console = Console()
     console = console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)

@@ -11,6 +11,7 @@ from operator_cli.conventions import (
     OperatorSettings,
     print_json,
     print_table,
+    printable,
     with_exit_codes,
 )
 from shared.errors import Misconfigured
@@ -118,7 +119,7 @@ def show_dead_letter(
     headers: dict[str, str] = shown.pop("headers")
     value = shown.pop("value")
     for name, fact in [*shown.items(), *headers.items()]:
-        typer.echo(f"{name:22} {fact}")
+        typer.echo(f"{printable(name):22} {printable(str(fact))}")
     typer.echo("value")
     print_json(value)
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from operator_cli.adding_up import Sum, differences
-from operator_cli.conventions import print_json, print_table
+from operator_cli.conventions import print_json, print_table, printable
 from operator_cli.dead_letters import REDACTED
 from operator_cli.inspection import Scanned, Seen, Top, Tops, fate_of_dead_letter, fates
 from operator_cli.subscriptions import read_subscription
@@ -190,7 +190,7 @@ def _value(value: Any, *, show_values: bool) -> Any:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return printable(msgspec.json.encode(value).decode())
 
 
 def _time(timestamp_ms: int) -> str:

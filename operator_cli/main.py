@@ -12,6 +12,7 @@ from operator_cli.conventions import (
     OperatorSettings,
     ShardMapFile,
     print_json,
+    printable,
     with_exit_codes,
 )
 from operator_cli.dead_letter_commands import dead_letters_app
@@ -214,7 +215,7 @@ def show_subscription(
     else:
         for name, value in (facts | {"on_the_way": str(coming or "unknown")}).items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            typer.echo(f"{name:<16} {text}")
+            typer.echo(f"{name:<16} {printable(text)}")
     if unknown is not None:
         raise unknown
 

@@ -1,12 +1,15 @@
 """Filters of `tidemark inspect`."""
 
+import json
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from operator_cli.adding_up import Sum
-from operator_cli.inspection import Condition, Filters, Scanned
+from operator_cli.conventions import print_table
+from operator_cli.inspect_output import Style
+from operator_cli.inspection import Condition, Filters, Scanned, Seen
 from operator_cli.main import app
 from shared.errors import Misconfigured
 from shared.updates import KEY_KNOWN_FOR_MS, Update, encode
@@ -89,6 +92,20 @@ def test_a_traceparent_without_a_value_is_of_no_trace() -> None:
     one = record(headers=[("traceparent", None)])
 
     assert not Filters(trace=TRACE).sieve([one])
+
+
+def test_names_of_tags_cannot_act_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b]0;title\x07\x9b31m\u202ered\né[b]"
+    seen = Seen(record(), update_of(1, tags={name: 1}))
+
+    print_table(("tag",), [(name,)])
+    table, line = capsys.readouterr().out, Style().line(seen, "applied")
+
+    assert all(each.isprintable() for each in [*table.splitlines(), line])
+    escaped = r"\u001b]0;title\u0007\u009b31m\u202ered\né[b]"
+    assert escaped in table
+    assert escaped in line
+    assert name in json.loads(line)["patch"]["tags"]
 
 
 def test_updates_add_up_as_a_row_would() -> None:
