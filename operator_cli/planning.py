@@ -43,7 +43,9 @@ class Scenario:
     stopped_s: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = (self.rate, self.capacity, self.backlog, self.stopped_s, *astuple(self.burst))
+        came_in_s = self.backlog / self.rate if self.rate else 0.0
+        numbers = (self.rate, self.capacity, self.backlog, came_in_s, self.stopped_s)
+        numbers += astuple(self.burst)
         if not all(number <= _LARGEST for number in numbers):
             raise Misconfigured(
                 f"Rates, times and the backlog may be {_LARGEST:g} at most; name smaller ones."

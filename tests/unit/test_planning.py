@@ -73,10 +73,12 @@ def test_a_backlog_to_which_nothing_is_added_is_worked_off() -> None:
     assert isclose(plan.time_peak.time_lag_s, 10, rel_tol=0.01)
 
 
-@pytest.mark.parametrize("backlog", [1e308, inf, nan])
-def test_what_no_float_can_add_up_is_refused(backlog: float) -> None:
+@pytest.mark.parametrize(
+    ("rate", "backlog"), [(1.0, 1e308), (1.0, inf), (1.0, nan), (1e-300, 1e15)]
+)
+def test_what_no_float_can_add_up_is_refused(rate: float, backlog: float) -> None:
     with pytest.raises(Misconfigured, match=r"1e\+15 at most"):
-        Scenario(rate=1, capacity=2, burst=Burst(0, 0), backlog=backlog)
+        Scenario(rate=rate, capacity=2, burst=Burst(0, 0), backlog=backlog)
 
 
 def test_a_capacity_that_never_catches_up_is_told() -> None:
