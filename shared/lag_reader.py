@@ -44,9 +44,14 @@ class LagReader:
         self._ages: dict[int, tuple[int, int]] = {}
         self._gaps: dict[int, int] = {}
         """Up to where there is no record, of partitions that end with offsets that are none."""
+        self._behind: dict[int, tuple[int, int]] = {}
+        """At the last look: from where to where, of the partitions that were behind."""
 
     async def look(self, *, ages: bool = True) -> Look:
         """Look once; `ages` says whether to read how old the first record is that waits.
+
+        Without, only partitions are read of which nothing has moved since the last look: what is
+        behind there may be no record, such as the marker of a transaction.
 
         Raises:
             Misconfigured: Kafka forbids it.
@@ -60,7 +65,8 @@ class LagReader:
                 for tp, offset in (await self._client.end_offsets(self._all)).items()
             }
             begins = await self._begins(positions, ends)
-            oldest = await self._oldest(positions, ends, begins) if ages else {}
+            standing = self._standing(positions, ends, begins)
+            oldest = await self._oldest(positions, ends, begins if ages else standing)
         except FORBIDDEN as error:
             raise Misconfigured(
                 f"Kafka forbids looking at lag ({type(error).__name__}); grant Describe on group "
@@ -68,7 +74,7 @@ class LagReader:
             ) from error
         except (KafkaError, TimeoutError, OSError) as error:
             raise Transient(f"Kafka could not be asked ({type(error).__name__}).") from error
-        return Look(time.time(), ends, positions, oldest, begins | self._gaps)
+        return Look(time.time(), ends, positions, oldest if ages else {}, begins | self._gaps)
 
     async def _positions(self) -> dict[int, int]:
         """Return where the group is; where it has committed nothing, it begins at the beginning."""
@@ -106,6 +112,14 @@ class LagReader:
             return {}
         found = await self._client.beginning_offsets(behind)
         return {tp.partition: offset for tp, offset in found.items()}
+
+    def _standing(
+        self, positions: Mapping[int, int], ends: Mapping[int, int], begins: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Return those of `begins` that are as far behind, and where, as at the last look."""
+        before = self._behind
+        self._behind = {number: (positions[number], ends[number]) for number in begins}
+        return {n: at for n, at in begins.items() if before.get(n) == self._behind[n]}
 
     async def _oldest(
         self, positions: Mapping[int, int], ends: Mapping[int, int], begins: Mapping[int, int]

@@ -1,0 +1,66 @@
+"""Looks at Kafka that do not read ages."""
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from shared.lag_reader import LagReader
+
+MARKER, RECORD = 3, 4
+"""A partition that ends with the marker of a transaction, and one with a record that waits."""
+
+
+class Kafka:
+    """One offset is not committed in each of two partitions; notes which of them are read."""
+
+    def __init__(self) -> None:
+        self.read: list[set[int]] = []
+        self.waiting = {MARKER: 1, RECORD: 1}
+
+    async def list_consumer_group_offsets(
+        self, _group: str, *, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, Any]:
+        return {tp: SimpleNamespace(offset=10) for tp in partitions}
+
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: 10 + self.waiting.get(tp.partition, 0) for tp in tps}
+
+    async def beginning_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 0)
+
+    def assign(self, tps: Iterable[TopicPartition]) -> None:
+        self.read.append({tp.partition for tp in tps})
+
+    def seek(self, _tp: TopicPartition, _offset: int) -> None:
+        pass
+
+    def pause(self, _tp: TopicPartition) -> None:
+        pass
+
+    def unsubscribe(self) -> None:
+        pass
+
+    async def position(self, _tp: TopicPartition) -> int:
+        return 11
+
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int
+    ) -> dict[TopicPartition, list[Any]]:
+        del timeout_ms
+        return {tp: [SimpleNamespace(timestamp=1)] for tp in tps if tp.partition == RECORD}
+
+
+async def test_a_marker_does_not_wait_for_ever_and_what_moves_is_not_read() -> None:
+    kafka: Any = Kafka()
+    reader = LagReader(kafka, kafka, topic="updates", group="consumers", patience_s=1.0)
+
+    looks = [await reader.look(ages=False) for _ in range(4)]
+    kafka.waiting = {MARKER: 2, RECORD: 2}
+    moved = await reader.look(ages=False)
+
+    assert [look.lag(MARKER) for look in looks] == [1, 0, 0, 0]
+    assert [look.lag(RECORD) for look in looks] == [1, 1, 1, 1]
+    assert kafka.read == [{MARKER, RECORD}]
+    assert moved.lag(MARKER) == 2
