@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from deploy.local.layout import CHECKOUT
 from deploy.local.stack import LocalStack
@@ -113,7 +113,23 @@ async def test_the_first_key_leads_past_the_heading_to_what_is_wrong(shown: Show
     assert page.url.endswith("#now")
 
 
-async def test_a_page_without_an_answer_says_so(shown: Shown) -> None:
-    await shown.page.route("**/*", lambda route: route.abort())
+@pytest.mark.parametrize("answer", ["none", "never", "error"])
+async def test_a_page_without_an_answer_says_so_and_not_that_all_is_well(
+    shown: Shown, answer: str
+) -> None:
+    async def refuse(route: Route) -> None:
+        if answer == "none":
+            await route.abort()
+        elif answer == "error":
+            await route.fulfill(status=502, body="Bad Gateway")
 
-    await expect(shown.page.get_by_text("no answer from the consumer")).to_be_visible()
+    page = shown.page
+    await expect(page.get_by_text("All is well.")).to_be_visible(timeout=PATIENCE_MS)
+    await page.route("**/*", refuse)
+
+    await expect(page.get_by_text("no answer from the consumer")).to_be_visible(timeout=PATIENCE_MS)
+    await expect(page.get_by_text("how things stand is not known")).to_be_visible()
+    await expect(page.get_by_text("All is well.")).not_to_be_visible()
+
+    await page.unroute("**/*")
+    await expect(page.get_by_text("All is well.")).to_be_visible(timeout=PATIENCE_MS)
