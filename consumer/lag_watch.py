@@ -53,6 +53,8 @@ class LagWatch:
         self._answered_at = time.monotonic()
         self._own = LagHistory()
         self._none_waited_ms: dict[int, int] = {}
+        self._marks: dict[int, tuple[int, int]] = {}
+        """An end of each partition that was not reached yet, and when it was the end."""
 
     async def run(self) -> None:
         """Look for ever; what Kafka does not say stays as it was."""
@@ -101,21 +103,26 @@ class LagWatch:
         partitions = self._work.partitions
         # Of one that comes back, nobody here knows what happened meanwhile.
         self._none_waited_ms = {n: at for n, at in self._none_waited_ms.items() if n in partitions}
+        self._marks = {n: mark for n, mark in self._marks.items() if n in partitions}
+        looked_ms = int(look.at_s * 1000)
         for number, work in partitions.items():
             ends[number] = max(look.ends[number], work.received_to)
             positions[number] = max(
                 look.positions[number], look.begins.get(number, 0), work.committable or 0
             )
+            end, was_end_ms = self._marks.setdefault(number, (ends[number], looked_ms))
+            if positions[number] >= end:
+                # Of what had come by then nothing waits, however much has come since.
+                self._none_waited_ms[number] = was_end_ms
+                self._marks[number] = (ends[number], looked_ms)
             in_memory = work.oldest_accepted_ms
             if in_memory is not None:
                 oldest[number] = in_memory
             elif positions[number] < ends[number]:
-                # Not fetched yet, so it came after the last moment at which nothing waited.
+                # Not fetched yet, or held back: it came after all of which none waits any more.
                 oldest[number] = self._none_waited_ms.get(number, int(now_s * 1000))
             if in_memory is None:
-                self._none_waited_ms.setdefault(number, int(look.at_s * 1000))
-            if positions[number] >= ends[number]:
-                self._none_waited_ms[number] = int(look.at_s * 1000)
+                self._none_waited_ms.setdefault(number, looked_ms)
         return Look(now_s, ends, positions, oldest)
 
 
