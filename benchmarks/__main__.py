@@ -1,7 +1,6 @@
 """Measure Tidemark beside what a user would pick instead, on this machine, in one run."""
 
 import argparse
-import asyncio
 import logging
 import os
 import shutil
@@ -10,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+import uvloop
 
 from benchmarks import scaling
 from benchmarks.arms.arm import Arm
@@ -161,7 +162,7 @@ def _measure(
     with collector() as endpoint:
         if loads or set(parts) - {_SCALING}:
             with bench_stack(keep=options.keep) as stack:
-                asyncio.run(measure(stack, endpoint))
+                uvloop.run(measure(stack, endpoint))
         if _SCALING in parts:
             session.scaling = scaling.measure(seed=session.seed, otlp_endpoint=endpoint, say=_say)
             _say(f"kept in {session.end(_SCALING)}")

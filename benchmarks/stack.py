@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Final
 
+from deploy.local import kafka
 from deploy.local.layout import LOCAL, Layout
 from deploy.local.ports import SHARDS, Plan
+from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack, read_plan
 
 BENCH: Final = LOCAL / "bench"
@@ -15,6 +18,15 @@ PROFILE: Final = RESULTS / "profile.svg"
 
 _STATE: Final = BENCH / "stack"
 CONSUMERS_MAX: Final = 3
+
+
+class _BenchStack(LocalStack):
+    """A stack whose broker comes to its full speed, as one would that has run for days."""
+
+    @cached_property
+    def broker(self) -> Daemon:
+        """The Kafka broker."""
+        return kafka.broker(self.layout, self.plan, lives_long=True)
 
 
 @contextmanager
@@ -31,7 +43,7 @@ def bench_stack(*, keep: bool = False, shards: int = SHARDS) -> Iterator[LocalSt
     RESULTS.mkdir(parents=True, exist_ok=True)
     left = read_plan(Layout(_STATE))
     plan = left or Plan.on_free_ports(consumers=CONSUMERS_MAX, shards=shards)
-    stack = LocalStack(_STATE, plan)
+    stack = _BenchStack(_STATE, plan)
     with stack.locked():
         stack.save_plan()
         try:

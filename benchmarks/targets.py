@@ -79,9 +79,12 @@ def _batch_to_bound(session: Session) -> float | None:
     return ours / min(_BATCH_PER_S, _BATCH_SHARE * alone) if ours and alone else None
 
 
-def _single_to_nothing(session: Session) -> float | None:
-    ours, bare = _http(session, "ingest", "single"), _http(session, "nothing", "single")
-    return ours / bare if ours and bare else None
+def _single_to(arm: str) -> Callable[[Session], float | None]:
+    def measured(session: Session) -> float | None:
+        ours, bare = _http(session, "ingest", "single"), _http(session, arm, "single")
+        return ours / bare if ours and bare else None
+
+    return measured
 
 
 def _phase(session: Session, scenario: str, phase: str) -> Mapping[str, Any]:
@@ -137,7 +140,8 @@ TARGETS: Final = (
         _to_distinct("failing"),
     ),
     Target("ingest, batch of 500, to 60,000/s or 0.8 of aiokafka alone", 1, _batch_to_bound),
-    Target("ingest, single, to the same app without Kafka", 0.5, _single_to_nothing),
+    Target("ingest, single, to the same FastAPI app without Kafka", 0.5, _single_to("fastapi")),
+    Target("ingest, single, to itself without Kafka", 0.5, _single_to("nothing")),
     Target(
         "accepted to applied at 2,000/s, p99", 50, _lag_ms("steady", "all"), " ms", at_most=True
     ),

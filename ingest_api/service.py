@@ -8,6 +8,7 @@ import structlog
 from ingest_api.app import create_app
 from ingest_api.auth import keep_current, open_access
 from ingest_api.counting import open_counts
+from ingest_api.direct_routes import DirectApp
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
@@ -52,7 +53,7 @@ async def run(settings: IngestSettings, stop: asyncio.Event) -> None:
             body=settings.body,
             used_keys=UsedKeys(settings.idempotency),
         )
-        served = ObservedApp(app, tracer, settings.telemetry.trace_ratio)
+        served = ObservedApp(DirectApp(app), tracer, settings.telemetry.trace_ratio)
         sources = reads(
             served,
             observed,

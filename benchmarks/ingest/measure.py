@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.ingest.servers import NOTHING, TWIN
+from benchmarks.ingest.servers import FASTAPI, NOTHING, TWIN
 from benchmarks.loads import LOADS, Row, make_rows, record_value
 from benchmarks.measure import own_cpu, rss_mib
 from benchmarks.stack import BENCH
@@ -34,7 +34,7 @@ _SECONDS: Final = 10
 _TIMEOUT_S: Final = 60
 _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 
-SERVERS: Final = ("ingest", NOTHING, TWIN)
+SERVERS: Final = ("ingest", NOTHING, FASTAPI, TWIN)
 
 Say = Callable[[str], None]
 

@@ -1,4 +1,7 @@
-"""The HTTP side with something else behind it: nothing at all, or Postgres in the request."""
+"""The HTTP side with something else behind it: nothing at all, or Postgres in the request.
+
+As Tidemark serves it, but for `FASTAPI`, which stores nothing and is served by FastAPI itself.
+"""
 
 import asyncio
 import contextlib
@@ -16,6 +19,7 @@ import uvloop
 
 from ingest_api.app import create_app
 from ingest_api.auth import Access
+from ingest_api.direct_routes import DirectApp
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
@@ -28,6 +32,7 @@ from shared.settings import KafkaSettings, ListenSettings, read_shard_map
 from shared.topology import partition_of
 
 NOTHING: Final = "nothing"
+FASTAPI: Final = "fastapi"
 TWIN: Final = "twin"
 _POOL_SIZE: Final = 10
 _SQL: Final = """
@@ -70,7 +75,7 @@ class _UpdatesInTheRequest:
 
 @contextlib.asynccontextmanager
 async def _publisher(kind: str, shard_map: Path) -> AsyncIterator[Publisher]:
-    if kind == NOTHING:
+    if kind in (NOTHING, FASTAPI):
         yield _AnswersAtOnce()
         return
     directory = read_shard_map(shard_map)
@@ -96,7 +101,8 @@ async def _serve(kind: str, shard_map: Path, port: int) -> None:
             body=BodySettings(),
             used_keys=UsedKeys(IdempotencySettings()),
         )
-        async with serving(app, ListenSettings(port=port)):
+        served = app if kind == FASTAPI else DirectApp(app)
+        async with serving(served, ListenSettings(port=port)):
             # As the real one does at its start.
             gc.collect()
             gc.freeze()

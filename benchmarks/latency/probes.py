@@ -1,6 +1,6 @@
 """When an update has reached its row, seen from outside.
 
-On each shard one row is written by nobody but its probe: an update every tenth of a second that
+On each shard one row is written by nobody but its probe: an update every fifth of a second that
 sets a tag to the next number. The row is read every two milliseconds while a number is awaited,
 and less often the longer that takes: a time is right to 2 ms or to 2 %, whichever is more. A
 number that is found says that all numbers before it have arrived too.
@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from benchmarks.loads import Row
 
-INTERVAL_S: Final = 0.1
+INTERVAL_S: Final = 0.2
 TAG: Final = "probe"
 _POLL_S: Final = 0.002
 _POLL_SHARE: Final = 0.02

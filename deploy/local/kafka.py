@@ -75,11 +75,14 @@ logger.config.level=warn
 """
 
 
-def broker(layout: Layout, plan: Plan) -> Daemon:
-    """Describe the broker of a stack."""
+def broker(layout: Layout, plan: Plan, *, lives_long: bool = False) -> Daemon:
+    """Describe the broker of a stack.
+
+    One that lives long is worth the minute in which Java's optimizing compiler takes a core.
+    """
     return Daemon(
         name="broker",
-        argv=[java(), *_java_options(), "kafka.Kafka", "server.properties"],
+        argv=[java(), *_java_options(lives_long=lives_long), "kafka.Kafka", "server.properties"],
         env=_environment(),
         cwd=layout.kafka,
         address=plan.bootstrap_servers,
@@ -140,13 +143,13 @@ def _cluster_id() -> str:
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
-def _java_options() -> list[str]:
+def _java_options(*, lives_long: bool = False) -> list[str]:
     return [
         "-Xmx1g",  # as Kafka itself would have it
-        # A broker that lives for minutes beside what it serves: on two cores the optimizing
-        # compiler and a concurrent collector take more from both than they give.
-        "-XX:TieredStopAtLevel=1",
+        # On two cores beside what it serves: a concurrent collector takes more than it gives, and
+        # so does the optimizing compiler in the first minute.
         "-XX:+UseSerialGC",
+        *([] if lives_long else ["-XX:TieredStopAtLevel=1"]),
         "-Dlog4j2.configurationFile=log4j2.properties",
         "--sun-misc-unsafe-memory-access=allow",  # Kafka needs it; spares its log a warning
     ]

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from ingest_api.direct_routes import DirectApp
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
@@ -63,9 +64,9 @@ def app(publisher: FakePublisher, readiness: Readiness) -> FastAPI:
     return app_of(publisher, readiness=readiness, body=body)
 
 
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+@pytest.fixture(params=[DirectApp, lambda app: app], ids=["direct", "by-fastapi"])
+async def client(app: FastAPI, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(request.param(app), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
         yield client
 
