@@ -45,8 +45,10 @@ _DEFAULT_REPEATS: Final = 5
 _QUICK_LOADS: Final = ("distinct", "half-hot")
 _HTTP: Final = "http"
 _LATENCY: Final = "latency"
+_SOAK: Final = "soak"
 _SCALING: Final = "scaling"
-_NOT_ARMS: Final = (_HTTP, _LATENCY, _SCALING)
+_NOT_ARMS: Final = (_HTTP, _LATENCY, _SOAK, _SCALING)
+_SOAK_MINUTES: Final = 30
 _QUICK_RECORDS: Final = 400_000
 
 
@@ -158,6 +160,9 @@ def _measure(
         if _LATENCY in parts:
             session.end_to_end = await Latency(stack, seed=seed, say=_say).measure()
             _say(f"kept in {session.end(_LATENCY)}")
+        if _SOAK in parts:
+            session.soak = await Latency(stack, seed=seed, say=_say).soak(_SOAK_MINUTES)
+            _say(f"kept in {session.end(_SOAK)}")
 
     with collector() as endpoint:
         if loads or set(parts) - {_SCALING}:

@@ -20,6 +20,7 @@ from deploy.local.layout import CHECKOUT
 
 _DIRECTORY: Final = CHECKOUT / "benchmarks"
 _PLOTS: Final = _DIRECTORY / "plots"
+_MINUTES_SHOWN: Final = 5
 _ARMS: Final = ("tidemark", "pc-unnest", "pc-jdbc-batch", "pc-single", "plain-loop", "ceiling")
 
 
@@ -34,6 +35,7 @@ def write_report(session: Session) -> None:
         *_throughput(session),
         *_http(session),
         *_end_to_end(session),
+        *_soak(session),
         *_scaling(session),
         *estimate(session),
         *_pictures(plots),
@@ -186,6 +188,25 @@ def _end_to_end(session: Session) -> Iterator[str]:
         *("lag p50, ms", "lag p99, ms", "failed", "lag p99 of the stalled shard, ms"),
     )
     yield from _table(head, rows)
+
+
+def _soak(session: Session) -> Iterator[str]:
+    if not session.soak:
+        return
+    yield f"## {len(session.soak)} minutes of 2,000 single updates a second"
+    yield ""
+    names = list(session.soak[0]["rss_mib"])
+    rows = [
+        (
+            str(each["minute"]),
+            *(str(each["rss_mib"][name]) for name in names),
+            *(f"{each[figure]:,.0f}" for figure in ("http_p99_ms", "lag_p50_ms", "lag_p99_ms")),
+        )
+        for each in session.soak
+        if each["minute"] == 1 or each["minute"] % _MINUTES_SHOWN == 0
+    ]
+    head = ("minute", *(f"RSS of {name}, MiB" for name in names))
+    yield from _table((*head, "HTTP p99, ms", "lag p50, ms", "lag p99, ms"), rows)
 
 
 def _scaling(session: Session) -> Iterator[str]:

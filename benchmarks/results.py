@@ -33,6 +33,7 @@ class Session:
     runs: list[Run] = field(default_factory=list)
     http: list[dict[str, Any]] = field(default_factory=list)
     end_to_end: list[dict[str, Any]] = field(default_factory=list)
+    soak: list[dict[str, Any]] = field(default_factory=list)
     scaling: list[Scaled] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 

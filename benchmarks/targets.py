@@ -113,6 +113,19 @@ def _rss_max_mib(session: Session) -> float | None:
     return max(found, default=None)
 
 
+def _soak_rss_max_mib(session: Session) -> float | None:
+    found = [float(max(each["rss_mib"].values())) for each in session.soak]
+    return max(found, default=None)
+
+
+def _soak_growth(session: Session) -> float | None:
+    """Return how much larger the fastest growing process is at the end than a third before it."""
+    if not session.soak:
+        return None
+    before, last = session.soak[len(session.soak) * 2 // 3 - 1], session.soak[-1]
+    return max(float(last["rss_mib"][name] / rss) for name, rss in before["rss_mib"].items())
+
+
 TARGETS: Final = (
     Target(
         "consumer, distinct, to Parallel Consumer at its strongest", 1.5, _to_best_peer("distinct")
@@ -158,7 +171,9 @@ TARGETS: Final = (
         _stall_ratio("lag_p99_ms"),
         at_most=True,
     ),
-    Target("consumer's RSS, at its most", 300, _rss_max_mib, " MiB", at_most=True),
+    Target("consumer's RSS with a backlog", 300, _rss_max_mib, " MiB", at_most=True),
+    Target("RSS in 30 minutes at 2,000/s", 300, _soak_rss_max_mib, " MiB", at_most=True),
+    Target("RSS after 30 minutes, to after 20", 1.03, _soak_growth, at_most=True),
 )
 
 

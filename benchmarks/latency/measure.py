@@ -6,8 +6,8 @@ import http.client
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from benchmarks.database import Databases
@@ -29,6 +29,7 @@ from deploy.local import services
 from deploy.local.ports import HOST
 from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack
+from shared.errors import Transient
 from shared.settings import KafkaSettings, read_shard_map
 from shared.topology import ShardMap
 
@@ -56,6 +57,7 @@ class Latency:
         self._databases = Databases(self._dsns, rows)
         shard_of = ShardMap.equal(len(self._dsns)).shard_of
         self._probe_rows: dict[str, Row] = {}
+        self._probes_sent = 0
         for row in rows:
             self._probe_rows.setdefault(shard_of(row.partition).name, row)
         probed = {row.app_id for row in self._probe_rows.values()}
@@ -74,21 +76,38 @@ class Latency:
         await self._play(_BROKER_WARM_UP, TIDEMARK)
         return [await self._play(scenario, system) for scenario in SCENARIOS for system in SYSTEMS]
 
-    async def _play(self, scenario: Scenario, system: str) -> dict[str, Any]:
-        await self._databases.restore()
-        topic = f"latency-{uuid.uuid4().hex[:12]}"
-        own = self._stack.kafka_settings.model_copy(update={"topic": topic})
-        async with temporary_topics(own) as kafka:
-            with self._running(system, kafka) as daemons:
-                await asyncio.to_thread(_wait_ready, daemons)
-                warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
-                gc.collect()
-                gc.freeze()
+    async def soak(self, minutes: int) -> list[dict[str, Any]]:
+        """Return time lag and memory in each minute of the base load on Tidemark.
+
+        Raises:
+            Transient: accepted updates were not applied.
+        """
+        await self._databases.load()
+        found: list[dict[str, Any]] = []
+        accepted = 0
+        async with self._deployed(TIDEMARK) as daemons:
+            for minute in range(1, minutes + 1):
+                scenario = Scenario("soak", 60)
                 sender, probes = await self._send(scenario)
-                answers = [*warmed_up.answers, *sender.answers]
-                accepted = sum(each.updates for each in answers if each.accepted)
-                applied = accepted if system == TWIN else await self._applied(accepted)
+                accepted += sum(each.updates for each in sender.answers if each.accepted)
+                figures = _figures(sender.answers, probes, scenario, 0, scenario.seconds)
                 memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
+                found.append({"minute": minute, "rss_mib": memory, **figures})
+                self._say(json.dumps(found[-1]))
+            if (applied := await self._applied(accepted)) != accepted:
+                raise Transient(f"{applied} of {accepted} accepted updates are in their rows.")
+        return found
+
+    async def _play(self, scenario: Scenario, system: str) -> dict[str, Any]:
+        async with self._deployed(system) as daemons:
+            warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
+            gc.collect()
+            gc.freeze()
+            sender, probes = await self._send(scenario)
+            answers = [*warmed_up.answers, *sender.answers]
+            accepted = sum(each.updates for each in answers if each.accepted)
+            applied = accepted if system == TWIN else await self._applied(accepted)
+            memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
         found = {
             "scenario": scenario.name,
             "system": system,
@@ -104,6 +123,16 @@ class Latency:
         shown = {name: value for name, value in found.items() if name != "timeline"}
         self._say(json.dumps(shown))
         return found
+
+    @asynccontextmanager
+    async def _deployed(self, system: str) -> AsyncIterator[list[Daemon]]:
+        await self._databases.restore()
+        topic = f"latency-{uuid.uuid4().hex[:12]}"
+        own = self._stack.kafka_settings.model_copy(update={"topic": topic})
+        async with temporary_topics(own) as kafka:
+            with self._running(system, kafka) as daemons:
+                await asyncio.to_thread(_wait_ready, daemons)
+                yield daemons
 
     @contextmanager
     def _running(self, system: str, kafka: KafkaSettings) -> Iterator[list[Daemon]]:
@@ -176,10 +205,12 @@ class Latency:
                 content = self._batches[number % len(self._batches)]
                 planned.append(Planned(at_s, content, UPDATES_PER_BATCH))
         host = f"{HOST}:{self._stack.plan.ingest}"
-        # The row holds the numbers of the warm-up when the scenario begins.
-        first = 1 if scenario.name == "warm-up" else 1_000_000
+        # A row may still hold a number from before: each is higher than all of them.
+        first = self._probes_sent + 1
+        count = int(scenario.seconds / INTERVAL_S)
+        self._probes_sent += count
         for place, probe in enumerate(probes):
-            for number in range(int(scenario.seconds / INTERVAL_S)):
+            for number in range(count):
                 # Not all shards at the same moment.
                 at_s = (number + place / len(probes)) * INTERVAL_S
                 body = f'{{"tags":{{"{TAG}":{first + number}}}}}'
