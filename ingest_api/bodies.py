@@ -66,7 +66,7 @@ class BodyReader:
     """Reads bodies of bounded size, and bounds what those that arrive hold together.
 
     One caller's may hold a part of that only, so that slow ones take nothing from others.
-    FastAPI's own limit counts too, but answers plain text. Time is bounded by the server.
+    Time is bounded by the server.
     """
 
     def __init__(self, settings: BodySettings) -> None:

@@ -1,6 +1,5 @@
 """Routes that FastAPI documents, and that cost less than FastAPI's own."""
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from re import Match
 from typing import cast
@@ -37,19 +36,20 @@ class DirectApp:
     """Serves the direct routes of an app itself, and leaves everything else to the app.
 
     Between a server and an endpoint a framework has a dozen layers, for what these routes do not
-    need. Answers are the same without them, those to errors too: the app's own handlers make them.
+    need: middleware, mounted paths, converted parameters. Answers are the same without them, those
+    to errors too: the app's own handlers make them.
     """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._answers = cast("Mapping[type, _Answer]", app.exception_handlers)
-        self._routes: defaultdict[str, list[tuple[_Matches, APIRoute, _Handle]]]
-        self._routes = defaultdict(list)
+        self._answers = cast("Mapping[type[Exception], _Answer]", app.exception_handlers)
+        self._expected = tuple(kind for kind in self._answers if kind is not Exception)
+        self._routes: dict[str, list[tuple[_Matches, APIRoute, _Handle]]] = {}
         for route in app.router.routes:
             if isinstance(route, DirectRoute):
                 served = route.path_regex.match, route, route.get_route_handler()
                 for method in route.methods or ():
-                    self._routes[method].append(served)
+                    self._routes.setdefault(method, []).append(served)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -61,13 +61,17 @@ class DirectApp:
         await self._app(scope, receive, send)
 
     async def _serve(self, handle: _Handle, request: Request, send: Send) -> None:
-        bug = None
         try:
-            response = await handle(request)
-        except Exception as error:  # noqa: BLE001 - a bug gets an answer too, and goes on from here
-            kind = next(kind for kind in type(error).mro() if kind in self._answers)
-            response = await self._answers[kind](request, error)
-            bug = error if kind is Exception else None
+            try:
+                response = await handle(request)
+            except self._expected as error:
+                kind = next(kind for kind in type(error).mro() if kind in self._answers)
+                response = await self._answers[kind](request, error)
+                # Its frames may hold what holds it, such as a future: that would be memory which
+                # only the garbage collector frees.
+                error.__traceback__ = None
+        except Exception as bug:
+            response = await self._answers[Exception](request, bug)
+            await response(request.scope, request.receive, send)
+            raise
         await response(request.scope, request.receive, send)
-        if bug is not None:
-            raise bug

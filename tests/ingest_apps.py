@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from ingest_api.app import create_app
 from ingest_api.auth import Access
+from ingest_api.direct_routes import DirectApp
 from ingest_api.health import Readiness
 from ingest_api.idempotency import UsedKeys
 from ingest_api.limits import Limits
@@ -26,3 +27,8 @@ def app_of(publisher: Any, **parts: Any) -> FastAPI:
         "used_keys": UsedKeys(IdempotencySettings()),
     }
     return create_app(publisher, **{**defaults, **parts})
+
+
+def served(publisher: Any, **parts: Any) -> DirectApp:
+    """Build the same as the service serves it."""
+    return DirectApp(app_of(publisher, **parts))

@@ -17,7 +17,7 @@ from shared.bounded_http import HttpSettings
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS, partition_of
 from shared.updates import Update, decode
-from tests.ingest_apps import app_of
+from tests.ingest_apps import served
 from tests.records import subscription
 from tests.topics import another_topic
 
@@ -61,7 +61,7 @@ class Client:
 @asynccontextmanager
 async def serving(settings: IngestSettings) -> AsyncIterator[tuple[KafkaPublisher, Client]]:
     async with open_publisher(settings) as publisher:
-        app = app_of(publisher, body=settings.body)
+        app = served(publisher, body=settings.body)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as http:
             await until(lambda: publisher.connected_once)

@@ -24,7 +24,7 @@ from shared.settings import ListenSettings
 from shared.tokens import Verifier, issue, new_key
 from tests import zstd
 from tests.fake_publisher import FakePublisher
-from tests.ingest_apps import app_of
+from tests.ingest_apps import served
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "api.md"
 PATIENCE_S: Final = 30
@@ -366,7 +366,7 @@ INPUTS: Final = [
 async def server(publisher: FakePublisher, http: HttpSettings) -> AsyncIterator[int]:
     settings = LimitSettings(app_updates_per_s=0, subscription_updates_per_s=1, burst_s=5)
     limits = Limits(settings, OwnCounts(settings))
-    app = app_of(publisher, access=Access(Verifier([KEY])), limits=limits)
+    app = served(publisher, access=Access(Verifier([KEY])), limits=limits)
     async with serving(app, ListenSettings(port=0), http) as port:
         yield port
 

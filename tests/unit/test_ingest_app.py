@@ -1,13 +1,15 @@
 import asyncio
+import gc
 import gzip
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
 from ingest_api.direct_routes import DirectApp
 from ingest_api.health import Readiness
@@ -21,7 +23,7 @@ from shared.topology import partition_of
 from shared.updates import Once, decode
 from tests import zstd
 from tests.fake_publisher import FakePublisher
-from tests.ingest_apps import app_of
+from tests.ingest_apps import app_of, served
 from tests.records import subscription
 
 APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
@@ -245,6 +247,49 @@ async def test_a_bug_of_ours_tells_nothing(
     assert "secret" not in response.text
 
 
+async def test_an_answer_of_the_framework_that_is_not_ours_is_a_bug(
+    client: httpx.AsyncClient, publisher: FakePublisher
+) -> None:
+    publisher.failure = HTTPException(400, "secret")
+
+    response = await client.patch(ONE, json={"tags": {"a": 1}})
+
+    problem_of(response, 500, "internal")
+    assert "secret" not in response.text
+
+
+class NeverAcknowledged(FakePublisher):
+    """Fails as Kafka's publisher does: by a future that is still in the frame that awaits it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[weakref.ref[Any]] = []
+
+    async def publish(self, app_id: str, values: Sequence[bytes]) -> list[str]:
+        acknowledged: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self.left.append(weakref.ref(acknowledged))
+        acknowledged.set_exception(Transient("Kafka is too slow.", outcome_unknown=True))
+        return await acknowledged
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_an_update_that_failed_leaves_nothing_to_the_garbage_collector() -> None:
+    publisher = NeverAcknowledged()
+    transport = httpx.ASGITransport(served(publisher))
+    async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
+        response = await client.patch(ONE, json={"tags": {"a": 1}})
+
+    problem_of(response, 504, "outcome-unknown")
+    assert [each() for each in publisher.left] == [None]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -328,7 +373,7 @@ async def test_too_fast_is_429_and_says_when_to_come_back(publisher: FakePublish
     clock = Clock()
     settings = LimitSettings(app_updates_per_s=3, subscription_updates_per_s=1, burst_s=1)
     limits = Limits(settings, OwnCounts(settings, clock))
-    transport = httpx.ASGITransport(app_of(publisher, limits=limits))
+    transport = httpx.ASGITransport(served(publisher, limits=limits))
     async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
         first = await client.patch(ONE, json={"tags": {"a": 1}})
         second = await client.patch(ONE, json={"tags": {"a": 2}})
@@ -395,7 +440,7 @@ async def test_a_body_may_come_in_pieces(client: httpx.AsyncClient) -> None:
 
 async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePublisher) -> None:
     settings = BodySettings(bytes_max=2**18, held_bytes_max=2**20)
-    app = app_of(publisher, body=settings)
+    app = served(publisher, body=settings)
     others_may_end = asyncio.Event()
 
     async def half() -> AsyncIterator[bytes]:
@@ -421,7 +466,7 @@ async def test_what_half_read_bodies_hold_together_is_bounded(publisher: FakePub
 async def test_what_half_read_bodies_of_one_token_hold_takes_nothing_from_others(
     publisher: FakePublisher,
 ) -> None:
-    app = app_of(publisher, body=BodySettings(bytes_max=2**18, held_bytes_max=2**20))
+    app = served(publisher, body=BodySettings(bytes_max=2**18, held_bytes_max=2**20))
     may_end = asyncio.Event()
     begun = asyncio.Queue[None]()
 
@@ -453,7 +498,7 @@ async def test_what_half_read_bodies_of_one_token_hold_takes_nothing_from_others
         assert response.status_code in {202, 422}  # read to its end
 
 
-async def client_patch(app: FastAPI) -> httpx.Response:
+async def client_patch(app: DirectApp) -> httpx.Response:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://tidemark") as client:
         return await client.patch(ONE, json={"tags": {"a": 1}})

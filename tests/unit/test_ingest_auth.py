@@ -10,7 +10,7 @@ from operator_cli import keys
 from shared.errors import Misconfigured
 from shared.tokens import EVERY_APP, RIGHTS, Right, Verifier, issue, new_key, public_key_set
 from tests.fake_publisher import FakePublisher
-from tests.ingest_apps import app_of
+from tests.ingest_apps import served
 
 APP = "d9c1e7a2-5b40-4f6e-9a3d-0e8b7c6f1a25"
 OTHER = "00000000-0000-4000-8000-000000000000"
@@ -32,7 +32,7 @@ def token(app: str = APP, *rights: Right, valid_s: int = 3_600) -> str:
 
 
 def client(access: Access) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app_of(FakePublisher(), access=access))
+    transport = httpx.ASGITransport(served(FakePublisher(), access=access))
     return httpx.AsyncClient(transport=transport, base_url="http://tidemark")
 
 
