@@ -12,6 +12,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from consumer.assigned_work import AssignedWork
 from consumer.fetch_sessions import fetch_incrementally
+from consumer.fetched_records import fetch_small_records
 from consumer.holding import HoldsFollower
 from consumer.partition_work import STOPPED, PartitionWork
 from consumer.settings import ConsumerSettings
@@ -224,6 +225,7 @@ async def open_intake(settings: ConsumerSettings) -> AsyncIterator[Intake]:
         Misconfigured: a setting is refused.
     """
     group, fetch = settings.group, settings.fetch
+    fetch_small_records()
     client = AIOKafkaConsumer(
         **client_options(settings.kafka, group.instance_id or "tidemark-consumer"),
         group_id=group.id,
