@@ -22,6 +22,8 @@ from shared.topology import PARTITIONS
 _FETCH_BYTES: Final = 2**16
 _AGES_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.1
+_MARKERS_MAX: Final = 100
+"""More offsets in a row are not taken for markers of transactions, each of which has records."""
 
 
 class LagReader:
@@ -50,8 +52,8 @@ class LagReader:
     async def look(self, *, ages: bool = True) -> Look:
         """Look once; `ages` says whether to read how old the first record is that waits.
 
-        Without, only partitions are read of which nothing has moved since the last look: what is
-        behind there may be no record, such as the marker of a transaction.
+        Without, only partitions are read that are a little behind, and of which nothing has moved
+        since the last look: what is behind there may be no record, such as a transaction's marker.
 
         Raises:
             Misconfigured: Kafka forbids it.
@@ -116,10 +118,14 @@ class LagReader:
     def _standing(
         self, positions: Mapping[int, int], ends: Mapping[int, int], begins: Mapping[int, int]
     ) -> dict[int, int]:
-        """Return those of `begins` that are as far behind, and where, as at the last look."""
+        """Return those of `begins` that are a little behind, and as they were at the last look."""
         before = self._behind
-        self._behind = {number: (positions[number], ends[number]) for number in begins}
-        return {n: at for n, at in begins.items() if before.get(n) == self._behind[n]}
+        self._behind = {
+            number: (positions[number], ends[number])
+            for number in begins
+            if ends[number] - positions[number] <= _MARKERS_MAX
+        }
+        return {n: begins[n] for n, at in self._behind.items() if before.get(n) == at}
 
     async def _oldest(
         self, positions: Mapping[int, int], ends: Mapping[int, int], begins: Mapping[int, int]

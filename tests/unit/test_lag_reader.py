@@ -8,16 +8,17 @@ from aiokafka import TopicPartition
 
 from shared.lag_reader import LagReader
 
-MARKER, RECORD = 3, 4
-"""A partition that ends with the marker of a transaction, and one with a record that waits."""
+MARKER, RECORD, BACKLOG = 3, 4, 5
+"""A partition that ends with the marker of a transaction, one with a record that waits, and one
+with so many that they cannot be markers."""
 
 
 class Kafka:
-    """One offset is not committed in each of two partitions; notes which of them are read."""
+    """Some offsets are not committed in each of three partitions; notes which of them are read."""
 
     def __init__(self) -> None:
         self.read: list[set[int]] = []
-        self.waiting = {MARKER: 1, RECORD: 1}
+        self.waiting = {MARKER: 1, RECORD: 1, BACKLOG: 1_000}
 
     async def list_consumer_group_offsets(
         self, _group: str, *, partitions: Iterable[TopicPartition]
@@ -57,10 +58,11 @@ async def test_a_marker_does_not_wait_for_ever_and_what_moves_is_not_read() -> N
     reader = LagReader(kafka, kafka, topic="updates", group="consumers", patience_s=1.0)
 
     looks = [await reader.look(ages=False) for _ in range(4)]
-    kafka.waiting = {MARKER: 2, RECORD: 2}
+    kafka.waiting = {MARKER: 2, RECORD: 2, BACKLOG: 1_000}
     moved = await reader.look(ages=False)
 
     assert [look.lag(MARKER) for look in looks] == [1, 0, 0, 0]
     assert [look.lag(RECORD) for look in looks] == [1, 1, 1, 1]
+    assert [look.lag(BACKLOG) for look in looks] == [1_000] * 4
     assert kafka.read == [{MARKER, RECORD}]
     assert moved.lag(MARKER) == 2
