@@ -122,8 +122,8 @@ class LagReader:
         before = self._behind
         self._behind = {
             number: (positions[number], ends[number])
-            for number in begins
-            if ends[number] - positions[number] <= _MARKERS_MAX
+            for number, at in begins.items()
+            if ends[number] - max(at, positions[number]) <= _MARKERS_MAX
         }
         return {n: begins[n] for n, at in self._behind.items() if before.get(n) == at}
 

@@ -8,17 +8,17 @@ from aiokafka import TopicPartition
 
 from shared.lag_reader import LagReader
 
-MARKER, RECORD, BACKLOG = 3, 4, 5
-"""A partition that ends with the marker of a transaction, one with a record that waits, and one
-with so many that they cannot be markers."""
+MARKER, RECORD, BACKLOG, DELETED = 3, 4, 5, 6
+"""A partition that ends with the marker of a transaction, one with a record that waits, one with so
+many that they cannot be markers, and one of which nothing is left but a marker."""
 
 
 class Kafka:
-    """Some offsets are not committed in each of three partitions; notes which of them are read."""
+    """Some offsets are not committed in each of four partitions; notes which of them are read."""
 
     def __init__(self) -> None:
         self.read: list[set[int]] = []
-        self.waiting = {MARKER: 1, RECORD: 1, BACKLOG: 1_000}
+        self.waiting = {MARKER: 1, RECORD: 1, BACKLOG: 1_000, DELETED: 1_000}
 
     async def list_consumer_group_offsets(
         self, _group: str, *, partitions: Iterable[TopicPartition]
@@ -29,7 +29,7 @@ class Kafka:
         return {tp: 10 + self.waiting.get(tp.partition, 0) for tp in tps}
 
     async def beginning_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(tps, 0)
+        return {tp: 1_009 if tp.partition == DELETED else 0 for tp in tps}
 
     def assign(self, tps: Iterable[TopicPartition]) -> None:
         self.read.append({tp.partition for tp in tps})
@@ -43,8 +43,8 @@ class Kafka:
     def unsubscribe(self) -> None:
         pass
 
-    async def position(self, _tp: TopicPartition) -> int:
-        return 11
+    async def position(self, tp: TopicPartition) -> int:
+        return 10 + self.waiting[tp.partition]
 
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int
@@ -58,11 +58,12 @@ async def test_a_marker_does_not_wait_for_ever_and_what_moves_is_not_read() -> N
     reader = LagReader(kafka, kafka, topic="updates", group="consumers", patience_s=1.0)
 
     looks = [await reader.look(ages=False) for _ in range(4)]
-    kafka.waiting = {MARKER: 2, RECORD: 2, BACKLOG: 1_000}
+    kafka.waiting = {MARKER: 2, RECORD: 2, BACKLOG: 1_000, DELETED: 1_000}
     moved = await reader.look(ages=False)
 
     assert [look.lag(MARKER) for look in looks] == [1, 0, 0, 0]
     assert [look.lag(RECORD) for look in looks] == [1, 1, 1, 1]
     assert [look.lag(BACKLOG) for look in looks] == [1_000] * 4
-    assert kafka.read == [{MARKER, RECORD}]
+    assert [look.lag(DELETED) for look in looks] == [1, 0, 0, 0]
+    assert kafka.read == [{MARKER, RECORD, DELETED}]
     assert moved.lag(MARKER) == 2
