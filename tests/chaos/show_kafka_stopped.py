@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, Final
@@ -79,19 +79,21 @@ async def measure(system: System) -> Facts:
         await asyncio.sleep(AROUND_S)
         over.set()
     await settle(system)
-    rows = await read_rows(system.directory, [*mix.apps])
+    rows = await read_rows(system.directory, mix.apps)
     away = [each for each in answers if away_at <= each.sent_at < back_at]
-    accepted_at = [each.sent_at for each in answers if each.status in {200, 202}]
+    accepted_at = [
+        each.sent_at for each in answers if each.status in {200, 202} and each.method != "GET"
+    ]
     return {
         "fault": fault,
         "answers_while_away": {
-            status: {
+            answer: {
                 "count": len(found),
                 "slowest_s": max(round(each.seconds, 2) for each in found),
                 "last_sent_after_s": max(round(each.sent_at - away_at, 2) for each in found),
                 "without_retry_after": sum(each.retry_after is None for each in found),
             }
-            for status, found in _by(away, lambda each: f"{each.method} {each.status}")
+            for answer, found in _by_answer(away).items()
         },
         "accepted_again_after_s": round(min(at for at in accepted_at if at > back_at) - back_at, 1),
         "ingest_mib": {"before": round(before_mib, 1), "peak": round(memory.peak_mib, 1)},
@@ -128,11 +130,11 @@ async def _time(
     answers.append(Answer(method, response.status, sent_at, seconds, retry_after))
 
 
-def _by(
-    answers: Sequence[Answer], key: Callable[[Answer], str]
-) -> Iterator[tuple[str, list[Answer]]]:
-    for name in sorted({key(each) for each in answers}):
-        yield name, [each for each in answers if key(each) == name]
+def _by_answer(answers: Sequence[Answer]) -> Mapping[str, list[Answer]]:
+    found: dict[str, list[Answer]] = {}
+    for each in answers:
+        found.setdefault(f"{each.method} {each.status}", []).append(each)
+    return dict(sorted(found.items()))
 
 
 if __name__ == "__main__":
