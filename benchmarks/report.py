@@ -177,17 +177,18 @@ def _end_to_end(session: Session) -> Iterator[str]:
         complete = each["updates_applied"] == each["updates_accepted"]
         system = each["system"] if complete else f"{each['system']} (INVALID: updates are missing)"
         for phase, found in each["phases"].items():
-            cells = [
-                f"{found[figure]:,.0f}" if found[figure] is not None else "" for figure in figures
-            ]
+            cells = [_whole(found[figure]) for figure in figures]
             stalled = found["lag_p99_ms_by_shard"].get(each["stalled"])
-            cells.append(f"{stalled:,.0f}" if stalled is not None else "")
-            rows.append((each["scenario"], system, phase, *cells))
+            rows.append((each["scenario"], system, phase, *cells, _whole(stalled)))
     head = (
         *("scenario", "system", "phase", "HTTP p50, ms", "HTTP p99, ms"),
         *("lag p50, ms", "lag p99, ms", "failed", "lag p99 of the stalled shard, ms"),
     )
     yield from _table(head, rows)
+
+
+def _whole(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:,.0f}"
 
 
 def _soak(session: Session) -> Iterator[str]:
@@ -200,7 +201,7 @@ def _soak(session: Session) -> Iterator[str]:
         (
             str(each["minute"]),
             *(str(each["rss_mib"][name]) for name in names),
-            *(f"{each[figure]:,.0f}" for figure in ("http_p99_ms", "lag_p50_ms", "lag_p99_ms")),
+            *(_whole(each[figure]) for figure in ("http_p99_ms", "lag_p50_ms", "lag_p99_ms")),
         )
         for each in session.soak
         if each["minute"] == 1 or each["minute"] % _MINUTES_SHOWN == 0

@@ -89,10 +89,9 @@ class Latency:
             for minute in range(1, minutes + 1):
                 scenario = Scenario("soak", 60)
                 sender, probes = await self._send(scenario)
-                accepted += sum(each.updates for each in sender.answers if each.accepted)
+                accepted += _accepted(sender.answers)
                 figures = _figures(sender.answers, probes, scenario, 0, scenario.seconds)
-                memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
-                found.append({"minute": minute, "rss_mib": memory, **figures})
+                found.append({"minute": minute, "rss_mib": _memory(daemons), **figures})
                 self._say(json.dumps(found[-1]))
             if (applied := await self._applied(accepted)) != accepted:
                 raise Transient(f"{applied} of {accepted} accepted updates are in their rows.")
@@ -104,10 +103,9 @@ class Latency:
             gc.collect()
             gc.freeze()
             sender, probes = await self._send(scenario)
-            answers = [*warmed_up.answers, *sender.answers]
-            accepted = sum(each.updates for each in answers if each.accepted)
+            accepted = _accepted(warmed_up.answers) + _accepted(sender.answers)
             applied = accepted if system == TWIN else await self._applied(accepted)
-            memory = {daemon.name: round(_rss_mib(daemon)) for daemon in daemons}
+            memory = _memory(daemons)
         found = {
             "scenario": scenario.name,
             "system": system,
@@ -251,9 +249,14 @@ def _wait_ready(daemons: Sequence[Daemon]) -> None:
         daemon.wait_ready()
 
 
-def _rss_mib(daemon: Daemon) -> float:
-    process = daemon.process()
-    return rss_mib(process) if process else 0.0
+def _accepted(answers: Sequence[Answer]) -> int:
+    return sum(each.updates for each in answers if each.accepted)
+
+
+def _memory(daemons: Sequence[Daemon]) -> dict[str, int]:
+    """Return the resident memory of each in MiB; 0 of one that has ended."""
+    processes = {daemon.name: daemon.process() for daemon in daemons}
+    return {name: round(rss_mib(each)) if each else 0 for name, each in processes.items()}
 
 
 def _updates_applied(port: int) -> int:
