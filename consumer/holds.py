@@ -121,9 +121,9 @@ class Feeding:
         self.outstanding += 1
         self.settled.clear()
 
-    def ended(self) -> None:
-        """Note that one is durable."""
-        self.outstanding -= 1
+    def ended(self, count: int) -> None:
+        """Note that as many are durable."""
+        self.outstanding -= count
         if not self.outstanding:
             self.settled.set()
 

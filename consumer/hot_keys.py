@@ -37,16 +37,10 @@ class FrequentKeys(Generic[K]):
         self._capacity = capacity
         self._counts: Counter[K] = Counter()
 
-    def add(self, keys: Iterable[K]) -> None:
-        """Count each key once."""
-        before = len(self._counts)
-        self._counts.update(keys)
-        if len(self._counts) > max(before, self._capacity):
-            self._evict()
-
-    def add_many(self, key: K, count: int) -> None:
-        """Count a key `count` times."""
-        self._counts[key] += count
+    def add(self, counts: Iterable[tuple[K, int]]) -> None:
+        """Count each key as often as is said."""
+        for key, count in counts:
+            self._counts[key] = self._counts.get(key, 0) + count
         if len(self._counts) > self._capacity:
             self._evict()
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Final
 
 from consumer.hot_keys import HotKeys
@@ -29,7 +28,7 @@ class ShardNotes:
 class FlushObserver:
     """Notes each flush, at a small fraction of what the flush itself costs.
 
-    All that is looked at for every single update is when it was accepted and whose it is.
+    All that is looked at for every single update is when it was accepted.
     """
 
     def __init__(
@@ -62,14 +61,13 @@ class FlushObserver:
         notes.flush_duration.observe(took_s)
         notes.flush_rows.observe(len(rows))
         notes.pool_wait.observe(pool_wait_s)
-        written = list(chain.from_iterable(folds))
-        moments = [pending.record.timestamp for pending in written]
+        moments = [pending.record.timestamp for each in folds for pending in each]
         now_ms = int(time.time() * 1000)
         notes.time_lag.observe_ages(moments, now_ms)
         apps = self.apps.filling()
-        apps.total += len(written)
-        apps.add([pending.update.app_id for pending in written])
-        self._count_subscriptions(rows, len(written))
+        apps.total += len(moments)
+        apps.add([(row.queue.key[0], row.count) for row in rows])
+        self._count_subscriptions(rows, len(moments))
         if self._spans is not None:
             self._spans.written(
                 shard,
@@ -102,5 +100,4 @@ class FlushObserver:
         heavy = [row for row in rows if row.count > light]
         if len(heavy) < len(rows):
             subscriptions.missed += light
-        for row in heavy:
-            subscriptions.add_many(row.queue.key, row.count)
+        subscriptions.add([(row.queue.key, row.count) for row in heavy])

@@ -1,7 +1,7 @@
 """Completions in any order, reduced to one offset that is safe to commit."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class OffsetTracker:
@@ -32,16 +32,15 @@ class OffsetTracker:
             self.committable = offsets[0]
         self._received.extend(offsets)
 
-    def complete(self, offset: int) -> None:
-        """Note that the effect of the record at `offset` is durable; each is completed once."""
-        received = self._received
-        if received[0] != offset:
-            self._completed.add(offset)
-            return
-        received.popleft()
+    def complete(self, offsets: Iterable[int]) -> None:
+        """Note that the effects of the records at `offsets` are durable; each is completed once."""
         completed = self._completed
+        completed.update(offsets)
+        received = self._received
+        offset = None
         while received and received[0] in completed:
             offset = received.popleft()
             completed.remove(offset)
-        # The next one open, or the end: what lies between was never given to us.
-        self.committable = received[0] if received else offset + 1
+        if offset is not None:
+            # The next one open, or the end: what lies between was never given to us.
+            self.committable = received[0] if received else offset + 1

@@ -56,7 +56,7 @@ def judge(pending: Sequence[PendingUpdate], known: KnownUses) -> Judged:
         elif use.offset >= record.offset:
             updates.append(each)  # itself, or older: come again, so its row's position decides
         elif use.once.body == once.body:
-            updates.append(PendingUpdate(record, _nothing(update)))
+            updates.append(PendingUpdate(record, _nothing(update), each.size))
         else:
             break
     return Judged(updates, list(first_uses.values()))

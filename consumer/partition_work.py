@@ -8,10 +8,16 @@ from consumer.budget import ShardBudget
 from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.holds import Diversion, Feeding, ReleasedRecord, Route
 from consumer.offsets import OffsetTracker
-from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
+from consumer.subscription_queue import (
+    PendingUpdate,
+    QueueState,
+    Record,
+    SubscriptionQueue,
+    size_of,
+)
 from shared.errors import Rejected
 from shared.holds import HoldView
-from shared.updates import decode
+from shared.updates import Update, check_ids, read
 
 STOPPED: Final = "Most of its recent records can never succeed; see the dead-letter topic."
 
@@ -123,32 +129,48 @@ class PartitionWork:
         held: list[Record] = []
         size = 0
         for record in records:
+            record_size = size_of(record)
             try:
-                update = decode(record.value, self.partition)
+                update, queue = self._read(record)
             except Rejected as rejected:
                 judged = self._received_count + len(offsets)
                 if not self._unreadable_guard.may_give_up(judged):
                     break
                 self._give_up(self, record, rejected.to_keep())
             else:
-                pending = PendingUpdate(record, update)
+                pending = PendingUpdate(record, update, record_size)
                 if diverts:
                     self._divert(pending, ready, held)
                 else:
-                    self._append(pending, ready)
+                    self._append(pending, queue, ready)
             offsets.append(record.offset)
-            size += _size(record)
+            size += record_size
         if offsets:
-            self._tracker.receive(offsets)
-            self.received_to = offsets[-1] + 1
-            self._received_at_ms = records[len(offsets) - 1].timestamp
-            self._received_count += len(offsets)
-            self._account(len(offsets), size)
-            self.idle.clear()
+            self._note_received(offsets, size, at_ms=records[len(offsets) - 1].timestamp)
         self._hand_on(ready, held)
         if len(offsets) < len(records):
             self._stop()
         return len(offsets)
+
+    def _read(self, record: Record) -> tuple[Update, SubscriptionQueue | None]:
+        """Return the update that a record holds, and its queue if it has one.
+
+        Raises:
+            Rejected: it holds none, or one that is of another partition.
+        """
+        update = read(record.value)
+        queue = self._queue_of(update)
+        if queue is None:  # else the IDs were looked at when it was begun
+            check_ids(update, self.partition)
+        return update, queue
+
+    def _note_received(self, offsets: Sequence[int], size: int, *, at_ms: int) -> None:
+        self._tracker.receive(offsets)
+        self.received_to = offsets[-1] + 1
+        self._received_at_ms = at_ms
+        self._received_count += len(offsets)
+        self._account(len(offsets), size)
+        self.idle.clear()
 
     def _fair_part_of(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return the first of `records`, as many as may be taken while the share is scarce."""
@@ -157,13 +179,20 @@ class PartitionWork:
         for taken, record in enumerate(records):
             if count + taken >= records_max or size >= bytes_max:
                 return records[:taken]
-            size += _size(record)
+            size += _cost(1, size_of(record))
         return records
 
-    def _append(self, pending: PendingUpdate, ready: list[SubscriptionQueue]) -> None:
-        key = (pending.update.app_id, pending.update.subscription_id)
-        queue = self._queues.get(key)
+    def _queue_of(self, update: Update) -> SubscriptionQueue | None:
+        return self._queues.get((update.app_id, update.subscription_id))
+
+    def _append(
+        self,
+        pending: PendingUpdate,
+        queue: SubscriptionQueue | None,
+        ready: list[SubscriptionQueue],
+    ) -> None:
         if queue is None:
+            key = (pending.update.app_id, pending.update.subscription_id)
             queue = self._queues[key] = SubscriptionQueue(key, [pending], QueueState.READY)
             ready.append(queue)
         else:
@@ -176,7 +205,7 @@ class PartitionWork:
     ) -> None:
         match self.diversion.route(pending.update.app_id, pending.update.subscription_id):
             case Route.ON:
-                self._append(pending, ready)
+                self._append(pending, self._queue_of(pending.update), ready)
             case Route.HOLD:
                 held.append(pending.record)
             case Route.WAIT:
@@ -196,13 +225,13 @@ class PartitionWork:
         ready: list[SubscriptionQueue] = []
         count = size = 0
         for pending in released:
-            queue = self._queues.get((pending.update.app_id, pending.update.subscription_id))
+            queue = self._queue_of(pending.update)
             if queue and queue.updates and pending.record.offset <= queue.updates[-1].record.offset:
                 continue
             count += 1
-            size += _size(pending.record)
+            size += pending.size
             self.feeding.began()
-            self._append(pending, ready)
+            self._append(pending, queue, ready)
         self._account(count, size)
         self._hand_on(ready, ())
 
@@ -229,7 +258,8 @@ class PartitionWork:
         self.feeding.settled.set()
 
     def _forget(self) -> None:
-        self._account(-self._records, -self._bytes)
+        self.budget.account(-self._records, -self._bytes)
+        self._records = self._bytes = 0
         self._queues.clear()
         self._waiting.clear()
 
@@ -237,21 +267,22 @@ class PartitionWork:
         """Take out the oldest `count` updates of `queue`, whose effect is durable."""
         if self.lost:
             return
-        self.complete_records([pending.record for pending in queue.updates[:count]])
+        done = queue.updates[:count]
         del queue.updates[:count]
+        records = [pending.record for pending in done]
+        self._complete(records, sum([pending.size for pending in done]))
 
     def complete_records(self, records: Sequence[Record]) -> None:
         """Note that these records need no more work; too late after `lose`, so ignored then."""
-        if self.lost:
-            return
-        complete = self._tracker.complete
-        size = 0
-        for record in records:
-            size += _size(record)
-            if record.__class__ is ReleasedRecord:
-                self.feeding.ended()
-            else:
-                complete(record.offset)
+        if not self.lost:
+            self._complete(records, sum(map(size_of, records)))
+
+    def _complete(self, records: Sequence[Record], size: int) -> None:
+        received = records
+        if self.feeding.outstanding:
+            received = [each for each in records if each.__class__ is not ReleasedRecord]
+            self.feeding.ended(len(records) - len(received))
+        self._tracker.complete([each.offset for each in received])
         if not self.stopped:
             self._account(-len(records), -size)
         self._completed_count += len(records)
@@ -320,19 +351,16 @@ class PartitionWork:
         return end - self.received_to > records_max
 
     def _account(self, records: int, size: int) -> None:
+        cost = _cost(records, size)
         self._records += records
-        self._bytes += size
-        self.budget.account(records, size)
+        self._bytes += cost
+        self.budget.account(records, cost)
 
 
 _RECORD_OVERHEAD_BYTES: Final = 1_500
-"""What a record costs as Python objects, measured, beside its value in bytes and decoded."""
+"""What a record costs as Python objects, measured, beside its bytes as they came and decoded."""
 
 
-def _size(record: Record) -> int:
-    size = _RECORD_OVERHEAD_BYTES
-    if record.value:
-        size += 2 * len(record.value)
-    if record.headers:
-        size += sum(len(name) + len(value or b"") for name, value in record.headers)
-    return size
+def _cost(records: int, size: int) -> int:
+    """Return how many bytes of memory records of this size in all take."""
+    return records * _RECORD_OVERHEAD_BYTES + 2 * size

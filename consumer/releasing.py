@@ -16,7 +16,7 @@ from consumer.holding import HoldingTopic
 from consumer.holds import ReleasedRecord
 from consumer.partition_work import PartitionWork
 from consumer.settings import ConsumerSettings
-from consumer.subscription_queue import PendingUpdate
+from consumer.subscription_queue import PendingUpdate, size_of
 from shared.errors import OwnershipLost, Rejected, Transient
 from shared.holds import HoldState, HoldView, Released, held_at, held_partition_of
 from shared.topic_reader import open_reader
@@ -278,7 +278,7 @@ class Release:
             offset=at.offset,
             headers=headers,
         )
-        return PendingUpdate(released, update)
+        return PendingUpdate(released, update, size_of(released))
 
 
 class Held(Protocol):
@@ -370,7 +370,7 @@ class Merge:
             if offset > self._last:
                 self._last = offset
                 taken.append(pending)
-                size -= len(pending.record.value or b"")
+                size -= pending.size
             await self._advance(number)
         return taken
 

@@ -241,7 +241,7 @@ class ShardWriter:
             queue.state = QueueState.WRITING
             count = 0
             for pending in queue.updates[: self._bounds.updates_per_row]:
-                size += len(pending.record.value or b"")
+                size += pending.size
                 count += 1
                 if size >= self._bounds.bytes:
                     break

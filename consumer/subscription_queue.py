@@ -22,11 +22,21 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
+def size_of(record: Record) -> int:
+    """Return the bytes of a record's value and headers."""
+    size = len(record.value) if record.value else 0
+    if record.headers:
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return size
+
+
 class PendingUpdate(msgspec.Struct, frozen=True, gc=False):
     """An update that waits, beside the record that carried it."""
 
     record: Record
     update: Update
+    size: int
+    """What the record weighs, see `size_of`; counted once, since looking at it again is dear."""
 
 
 class QueueState(Enum):

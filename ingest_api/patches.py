@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, from_json, to_json
 from ingest_api.idempotency import once
 from ingest_api.problems import INVALID, NOT_JSON, FieldError, ProblemError
 from ingest_api.schemas import UPDATE_BYTES_MAX, Batch, Patch
-from shared.updates import COUNTERS, Update, encode
+from shared.updates import COUNTERS, NOTHING, Update, encode
 
 ERRORS_PER_UPDATE_MAX: Final = 20
 ERRORS_PER_PROBLEM_MAX: Final = 100
@@ -22,7 +22,6 @@ _POINTER_TOKEN_LENGTH_MAX: Final = 256
 _FRAGMENT_SAFE: Final = "!$&'()*+,;=:@?"  # what RFC 3986 leaves unescaped beside the unreserved
 
 _TAG_PREFIX: Final = "tags."
-_NOTHING: Final[Mapping[str, int]] = {}
 _is_uuid = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}").fullmatch
 _validate_patch = TypeAdapter(Patch).validate_json
 _validate_batch = TypeAdapter(Batch).validate_json
@@ -112,10 +111,10 @@ def read_batch(app_id: str, body: bytes, *, partial: bool, key: bytes | None = N
 
 
 def _update(app_id: str, subscription_id: str, patch: Patch) -> Update:
-    tags = patch.get("tags", _NOTHING)
+    tags = patch.get("tags") or NOTHING
     if "" in tags.values():
         tags = {name: None if value == "" else value for name, value in tags.items()}
-    counters, increment_tags = _NOTHING, _NOTHING
+    counters = increment_tags = NOTHING
     if increment := patch.get("increment"):
         counters = {name: increment[name] for name in COUNTERS if name in increment}
         increment_tags = {
@@ -128,9 +127,9 @@ def _update(app_id: str, subscription_id: str, patch: Patch) -> Update:
         app_id=app_id,
         subscription_id=subscription_id,
         tags=tags,
-        properties=patch.get("properties", _NOTHING),  # type: ignore[arg-type]  # scalars all
-        increment=counters,
-        increment_tags=increment_tags,
+        properties=patch.get("properties") or NOTHING,  # type: ignore[arg-type]  # scalars all
+        increment=counters or NOTHING,
+        increment_tags=increment_tags or NOTHING,
     )
 
 

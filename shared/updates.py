@@ -12,12 +12,16 @@ with an idempotency key also has `"once":{"key":"…","body":"…"}`.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Final, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from shared.errors import Rejected
 from shared.topology import partition_of
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+"""No tags, properties or increments: one object for all, where `{}` would be a new one for each."""
 
 Scalar = str | int | float | bool
 """What a tag or a property may hold."""
@@ -59,16 +63,17 @@ class Update(
 
     IDs are canonical UUID text (lower case, hyphenated): two spellings of one ID would be two
     queues for one row. `increment` adds to `COUNTERS`, `increment_tags` to numeric tags; a tag
-    or counter that is missing or not a number starts from 0.
+    or counter that is missing or not a number starts from 0. What is `NOTHING` is left out when
+    it is encoded.
     """
 
     schema: Literal[1]
     app_id: str
     subscription_id: str
-    tags: Mapping[str, Scalar | None] = {}
-    properties: Mapping[str, Scalar | None] = {}
-    increment: Mapping[str, Amount] = {}
-    increment_tags: Mapping[str, Amount] = {}
+    tags: Mapping[str, Scalar | None] = NOTHING
+    properties: Mapping[str, Scalar | None] = NOTHING
+    increment: Mapping[str, Amount] = NOTHING
+    increment_tags: Mapping[str, Amount] = NOTHING
     once: Once | None = None
 
 
@@ -88,19 +93,37 @@ def decode(value: bytes | None, partition: int) -> Update:
         Rejected: it is not JSON, not of `schema` 1, has unknown or mistyped fields, its IDs are
             not canonical, or its app lives in another partition.
     """
+    update = read(value)
+    check_ids(update, partition)
+    return update
+
+
+def read(value: bytes | None) -> Update:
+    """Read a record value, whatever its IDs are.
+
+    Raises:
+        Rejected: it is not JSON, not of `schema` 1, or has unknown or mistyped fields.
+    """
     if value is None:
         raise Rejected("The record has no value.", reason="undecodable")
     try:
-        update = _decode(value)
+        return _decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # The library's text may quote a field name, never a value.
         raise Rejected(f"The value cannot be decoded: {error}", reason="undecodable") from error
+
+
+def check_ids(update: Update, partition: int) -> None:
+    """Look at the IDs of an update that was found in `partition`.
+
+    Raises:
+        Rejected: they are not canonical, or its app lives in another partition.
+    """
     home = _home_of(update.app_id)
     if home is None or _is_canonical(update.subscription_id) is None:
         raise Rejected("The IDs are not canonical UUIDs.", reason="undecodable")
     if home != partition:
         raise Rejected(f"The app lives in partition {home}.", reason="wrong_partition")
-    return update
 
 
 @lru_cache(maxsize=65_536)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.subscription_queue import PendingUpdate
+from consumer.subscription_queue import PendingUpdate, size_of
 from shared.updates import Once, Update, encode
 
 APP = "00000000-0000-4000-8000-000000000000"
@@ -42,7 +42,8 @@ def record_of(offset: int, update: Update, partition: int = 0) -> StubRecord:
 
 
 def pending_of(offset: int, update: Update) -> PendingUpdate:
-    return PendingUpdate(record_of(offset, update), update)
+    record = record_of(offset, update)
+    return PendingUpdate(record, update, size_of(record))
 
 
 def body_of(update: Update) -> dict[str, Any]:

@@ -5,7 +5,7 @@ else is as always: the real broker, the real shards, and the same judge as for a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from consumer.store import Applied, open_store
 from consumer.subscription_queue import Record
 from deploy.local.stack import LocalStack
 from shared.errors import Rejected
-from shared.updates import Update, decode
+from shared.updates import Update, read
 from tests.chaos.system import System, fresh_system
 from tests.consumers import consumer_settings, fast_group, produce, running_consumer
 from tests.records import APP, subscription
@@ -151,9 +151,9 @@ async def test_rule_1_two_writes_to_one_subscription_at_once(
     other, and what comes second finds that the row has gone past it."""
     spelled_twice = 0
 
-    def decode_in_two_spellings(value: bytes | None, partition: int) -> Update:
+    def read_in_two_spellings(value: bytes | None) -> Update:
         nonlocal spelled_twice
-        update = decode(value, partition)
+        update = read(value)
         spelled_twice += 1
         if spelled_twice % 2:
             return update
@@ -166,7 +166,8 @@ async def test_rule_1_two_writes_to_one_subscription_at_once(
             increment_tags=update.increment_tags,
         )
 
-    monkeypatch.setattr(consumer.partition_work, "decode", decode_in_two_spellings)
+    monkeypatch.setattr(consumer.partition_work, "read", read_in_two_spellings)
+    monkeypatch.setattr(consumer.partition_work, "check_ids", lambda *_: None)
     await case.accept(traffic(200))
     # One row a statement: Postgres would refuse to write one twice in the same.
     await case.consume(rows_per_flush_max=1, rows_per_flush_min=1)
@@ -179,9 +180,10 @@ async def test_rule_1_two_writes_to_one_subscription_at_once(
 class Hasty(OffsetTracker):
     """Says that the highest completed offset may be committed, whatever is open below it."""
 
-    def complete(self, offset: int) -> None:
-        highest = max(offset + 1, self.committable or 0)
-        super().complete(offset)
+    def complete(self, offsets: Iterable[int]) -> None:
+        done = list(offsets)
+        highest = max([self.committable or 0, *(offset + 1 for offset in done)])
+        super().complete(done)
         self.committable = highest
 
 
@@ -337,11 +339,11 @@ async def test_a_record_that_nobody_was_promised_is_objected_to(case: Case) -> N
 async def test_a_good_update_in_the_dead_letter_topic_is_objected_to(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(value: bytes | None, partition: int) -> Update:
+    def refuse(value: bytes | None) -> Update:
         raise Rejected("It does not please.", reason="undecodable")
 
     await case.accept(traffic(3))
-    monkeypatch.setattr(consumer.partition_work, "decode", refuse)
+    monkeypatch.setattr(consumer.partition_work, "read", refuse)
     await case.consume()
 
     verdict = await case.verdict()

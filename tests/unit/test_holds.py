@@ -225,7 +225,7 @@ def diverting(setup: Setup, state: HoldState = HoldState.HOLDING) -> tuple[Any, 
 def released(offset: int) -> PendingUpdate:
     pending = pending_of(offset, update_of(1, tags={"n": offset}))
     record = ReleasedRecord(pending.record, topic="t", partition=0, offset=offset, headers=())
-    return PendingUpdate(record, pending.update)
+    return PendingUpdate(record, pending.update, pending.size)
 
 
 def offsets(setup: Setup) -> list[list[int]]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from consumer.hot_keys import FrequentKeys, HotKey, HotKeys
 from consumer.observer import FlushObserver
-from consumer.subscription_queue import PendingUpdate, SubscriptionQueue
-from tests.records import APP, StubRecord, subscription, update_of
+from consumer.subscription_queue import SubscriptionQueue
+from tests.records import APP, pending_of, subscription, update_of
 
 batches = st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=40)
 
@@ -29,7 +29,7 @@ def test_a_true_count_lies_within_the_bounds_and_memory_too(stream: Sequence[lis
     true = Counter(key for batch in stream for key in batch)
 
     for batch in stream:
-        keys.add(batch)
+        keys.add([(key, 1) for key in batch])
 
     total = sum(true.values())
     assert len(keys.most(1_000)) <= 10
@@ -41,8 +41,8 @@ def test_a_true_count_lies_within_the_bounds_and_memory_too(stream: Sequence[lis
 def test_counts_of_few_keys_are_exact() -> None:
     keys: HotKeys[str] = HotKeys(60, Clock())
 
-    keys.filling().add(["a", "b", "a"])
-    keys.filling().add_many("b", 5)
+    keys.filling().add([("a", 1), ("b", 1), ("a", 1)])
+    keys.filling().add([("b", 5)])
 
     assert keys.top(2) == [HotKey("b", 6, 6), HotKey("a", 2, 2)]
 
@@ -50,10 +50,10 @@ def test_counts_of_few_keys_are_exact() -> None:
 def test_what_was_hot_two_windows_ago_is_forgotten() -> None:
     clock = Clock()
     keys: HotKeys[str] = HotKeys(60, clock)
-    keys.filling().add_many("old", 100)
+    keys.filling().add([("old", 100)])
 
     clock.now = 61
-    keys.filling().add_many("new", 3)
+    keys.filling().add([("new", 3)])
     both = keys.top(2)
     clock.now = 122
     keys.filling()
@@ -84,7 +84,7 @@ def test_what_flushes_say_of_a_row_is_true_and_exact_while_few_are_written(
 
     for flush in written:
         folds = [
-            [PendingUpdate(StubRecord(offset, b""), update_of(number)) for offset in range(count)]
+            [pending_of(offset, update_of(number)) for offset in range(count)]
             for number, count in flush.items()
         ]
         rows = [Row(SubscriptionQueue((APP, subscription(n)), []), flush[n]) for n in flush]

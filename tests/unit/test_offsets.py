@@ -24,9 +24,9 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         still_open = [offset for offset in self.received if offset not in self.completed]
-        offset = data.draw(st.sampled_from(still_open))
-        self.tracker.complete(offset)
-        self.completed.add(offset)
+        offsets = data.draw(st.lists(st.sampled_from(still_open), min_size=1, unique=True))
+        self.tracker.complete(offsets)
+        self.completed.update(offsets)
 
     @invariant()
     def committable_covers_all_that_is_completed_up_to_the_lowest_open_one(self) -> None:
@@ -59,8 +59,8 @@ def test_commit_stops_below_the_lowest_update_in_flight() -> None:
     for offset in (3, 4, 9):
         tracker.receive([offset])
 
-    tracker.complete(4)
-    tracker.complete(9)
+    tracker.complete([4])
+    tracker.complete([9])
 
     assert tracker.committable == 3
 
@@ -70,6 +70,6 @@ def test_a_gap_needs_no_work() -> None:
     for offset in (3, 90):
         tracker.receive([offset])
 
-    tracker.complete(3)
+    tracker.complete([3])
 
     assert tracker.committable == 90

@@ -16,7 +16,7 @@ def sent(offset: int, key: int | None, body: int = 0, at_ms: int = 0) -> Pending
     """An update that counts one."""
     once = None if key is None else once_of(key, body)
     update = update_of(0, increment={"session_count": 1}, once=once)
-    return PendingUpdate(StubRecord(offset, b"", timestamp=at_ms), update)
+    return PendingUpdate(StubRecord(offset, b"", timestamp=at_ms), update, 0)
 
 
 def use_of(pending: PendingUpdate) -> KeyUse:
