@@ -25,7 +25,7 @@ class FrequentKeys(Generic[K]):
 
     While there were at most `capacity` keys, counts are exact. When there are more, the median
     count is taken off all of them, and who has none left is forgotten: a count is then too low by
-    at most `missed`, which stays below `2 * total / capacity`.
+    at most `missed`, which stays below `4 * total / capacity`.
 
     A dictionary: counting a key takes less time than handing it to a sketch in another language.
     """

@@ -28,7 +28,8 @@ class ShardNotes:
 class FlushObserver:
     """Notes each flush, at a small fraction of what the flush itself costs.
 
-    All that is looked at for every single update is when it was accepted.
+    All that is looked at for every single update is when it was accepted, and while spans are left
+    for this second whether it has headers.
     """
 
     def __init__(

@@ -205,7 +205,7 @@ class HoldSettings(FrozenModel):
         4 * 2**20,
         ge=2**10,
         le=2**28,
-        description="Bytes of their values; one record may exceed it.",
+        description="Bytes of their values and headers; one record may exceed it.",
     )
     releases_max: int = Field(
         2, ge=1, le=720, description="Partitions of one shard in which holds are released at once."

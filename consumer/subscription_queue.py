@@ -36,7 +36,7 @@ class PendingUpdate(msgspec.Struct, frozen=True, gc=False):
     record: Record
     update: Update
     size: int
-    """What the record weighs, see `size_of`; counted once, since looking at it again is dear."""
+    """What `size_of` says of the record; kept, since looking at it again is dear."""
 
 
 class QueueState(Enum):

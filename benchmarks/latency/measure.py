@@ -226,7 +226,7 @@ class Latency:
 def _without_collecting() -> Iterator[None]:
     """Keep the garbage collector from holding up requests that are due.
 
-    A pass over all that is planned and answered takes 0.1 to 0.4 s.
+    A pass over all that is planned and answered takes 0.2 to 0.4 s.
     """
     gc.collect()
     gc.disable()

@@ -1,6 +1,9 @@
+from collections.abc import Mapping
+from typing import Any
+
 from hypothesis import strategies as st
 
-from shared.updates import COUNTERS
+from shared.updates import COUNTERS, NOTHING
 from tests.records import update_of
 
 names = st.sampled_from(["plan", "level", "score", "city", "ab"])
@@ -14,10 +17,17 @@ scalars = (
     )
 )
 
+
+def _members(
+    names: st.SearchStrategy[str], values: st.SearchStrategy[Any], *, max_size: int
+) -> st.SearchStrategy[Mapping[str, Any]]:
+    return st.dictionaries(names, values, max_size=max_size).map(lambda found: found or NOTHING)
+
+
 updates = st.builds(
     update_of,
-    tags=st.dictionaries(names, scalars | st.none(), max_size=3),
-    properties=st.dictionaries(st.sampled_from(["language", "country"]), scalars, max_size=2),
-    increment=st.dictionaries(st.sampled_from(COUNTERS), amounts, max_size=2),
-    increment_tags=st.dictionaries(names, amounts, max_size=3),
+    tags=_members(names, scalars | st.none(), max_size=3),
+    properties=_members(st.sampled_from(["language", "country"]), scalars, max_size=2),
+    increment=_members(st.sampled_from(COUNTERS), amounts, max_size=2),
+    increment_tags=_members(names, amounts, max_size=3),
 )

@@ -41,6 +41,28 @@ def pointers(errors: Sequence[FieldError]) -> list[str]:
     return [error["pointer"] for error in errors]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tags": {"plan": "pro"}},
+        {"properties": {"language": "en"}},
+        {"increment": {"session_count": 1}},
+        {"increment": {"tags.level": 1}},
+    ],
+)
+def test_what_is_empty_is_left_out(change: Mapping[str, Any]) -> None:
+    """Or the same update sent again under its key would be taken for another one."""
+    empty: dict[str, Any] = {"tags": {}, "properties": {}, "increment": {}}
+
+    said, not_said = (
+        read_patch(APP, SUBSCRIPTION, json.dumps(body).encode(), key=b"k")
+        for body in ({**empty, **change}, change)
+    )
+
+    assert said == not_said
+    assert b"{}" not in said
+
+
 def test_an_update_arrives_as_it_was_sent() -> None:
     update = read(
         {

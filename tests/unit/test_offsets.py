@@ -24,7 +24,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         still_open = [offset for offset in self.received if offset not in self.completed]
-        offsets = data.draw(st.lists(st.sampled_from(still_open), min_size=1, unique=True))
+        offsets = data.draw(st.lists(st.sampled_from(still_open), unique=True))
         self.tracker.complete(offsets)
         self.completed.update(offsets)
 

@@ -3,6 +3,7 @@ import weakref
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from consumer.budget import BudgetBounds, ShardBudget
 from consumer.dead_letter_guard import GuardBounds
@@ -88,15 +89,38 @@ def test_what_is_given_up_keeps_nothing_else_in_memory() -> None:
 def test_an_unreadable_record_is_given_up_and_holds_up_nobody() -> None:
     setup = Setup()
     work = setup.work()
-    broken = StubRecord(1, b"not json")
+    headers = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c")]
+    broken = StubRecord(1, b"not json", headers=headers)
+    traced = record_of(2, update_of(0))
+    traced.headers = headers
 
-    work.receive([record_of(0, update_of(0)), broken, record_of(2, update_of(0))])
+    work.receive([record_of(0, update_of(0)), broken, traced])
     work.complete(setup.ready.queues[0], 2)
 
     assert [record for record, _ in setup.given_up] == [broken]
     assert work.committable == 1
     work.complete_records([broken])
     assert work.committable == 3
+    assert (setup.budget.records, setup.budget.bytes) == (0, 0)
+
+
+def test_ids_are_looked_at_where_a_subscription_has_no_queue_yet() -> None:
+    setup = Setup()
+    work = setup.work()
+    good = update_of(0xAB)
+    upper = replace(good, subscription_id=good.subscription_id.upper())
+    elsewhere = replace(good, app_id="ffffffff-0000-4000-8000-000000000000")
+    sent = [record_of(at, each) for at, each in enumerate([good, upper, elsewhere, good])]
+
+    work.receive(sent)
+
+    assert [(record.offset, why.reason) for record, why in setup.given_up] == [
+        (1, "undecodable"),
+        (2, "wrong_partition"),
+    ]
+    assert [[each.record.offset for each in queue.updates] for queue in setup.ready.queues] == [
+        [0, 3]
+    ]
 
 
 def test_a_partition_over_its_bound_is_full_until_half_is_free() -> None:
