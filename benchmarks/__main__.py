@@ -21,7 +21,7 @@ from benchmarks.arms.tidemark import Tidemark
 from benchmarks.collector import collector
 from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
-from benchmarks.latency.measure import Latency
+from benchmarks.latency.measure import Latency, is_invalid
 from benchmarks.loads import FULL, LOADS
 from benchmarks.results import Session, latest
 from benchmarks.stack import bench_stack
@@ -147,6 +147,9 @@ def _measure(
     present = [arm for arm in arms if arm.missing() is None]
     loads = [load for load in loads if present and load not in session.parts]
 
+    def latency(stack: LocalStack, endpoint: str) -> Latency:
+        return Latency(stack, seed=session.seed, say=_say, otlp_endpoint=endpoint)
+
     async def measure(stack: LocalStack, endpoint: str) -> None:
         seed = session.seed
         throughput = Throughput.on(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
@@ -155,16 +158,18 @@ def _measure(
             session.runs += [done async for done in runs]
             _say(f"kept in {session.end(load)}")
         if _HTTP in parts and http_missing is None:
-            session.http = await Ingest(stack, seed=seed, say=_say).measure(repeats)
+            ingest = Ingest(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
+            session.http = await ingest.measure(repeats)
             _say(f"kept in {session.end(_HTTP)}")
         if _LATENCY in parts:
-            session.end_to_end = await Latency(stack, seed=seed, say=_say).measure()
+            session.end_to_end = await latency(stack, endpoint).measure()
             _say(f"kept in {session.end(_LATENCY)}")
         if _SOAK in parts:
-            session.soak = await Latency(stack, seed=seed, say=_say).soak(_SOAK_MINUTES)
+            session.soak = await latency(stack, endpoint).soak(_SOAK_MINUTES)
             _say(f"kept in {session.end(_SOAK)}")
 
-    with collector() as endpoint:
+    with collector() as receiver:
+        endpoint = receiver.endpoint
         if loads or set(parts) - {_SCALING}:
             with bench_stack(keep=options.keep) as stack:
                 uvloop.run(measure(stack, endpoint))
@@ -172,7 +177,18 @@ def _measure(
             session.scaling = scaling.measure(seed=session.seed, otlp_endpoint=endpoint, say=_say)
             _say(f"kept in {session.end(_SCALING)}")
     print_ratios(session)
-    return 0 if all(each.valid for each in session.runs) else 1
+    senders = [part for part in parts if part != _HTTP] + [
+        arm.name for arm in present if loads and isinstance(arm, Tidemark)
+    ]
+    return _verdict(session, spans=receiver.spans if senders else None)
+
+
+def _verdict(session: Session, *, spans: int | None) -> int:
+    if spans == 0:
+        print("INVALID: no span came from any service, so telemetry was not on.")
+    runs_count = all(each.valid for each in session.runs)
+    played_counts = not any(map(is_invalid, session.end_to_end))
+    return 0 if runs_count and played_counts and spans != 0 else 1
 
 
 def _say(sentence: str) -> None:

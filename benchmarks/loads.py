@@ -1,4 +1,4 @@
-"""What is sent: 400,000 rows, and updates of them in four mixes, all from one seed.
+"""What is sent: 400,000 rows, and updates of them in five mixes, all from one seed.
 
 Everything here is a pure function of its arguments, so each process makes it anew for itself.
 """

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -86,6 +87,15 @@ def own_cpu(process: psutil.Process) -> float:
     """Return the CPU seconds of one process."""
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def rss_max_mib(process: psutil.Process) -> float:
+    """Return the highest resident memory that one process ever had.
+
+    `getrusage` would begin with what the process had that started it.
+    """
+    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def rss_mib(process: psutil.Process) -> float:

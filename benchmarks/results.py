@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,16 @@ from benchmarks.database import Written
 from benchmarks.measure import MIB, Rate, Run
 from benchmarks.scaling import Point, Scaled
 from benchmarks.stack import RESULTS
+from deploy.local.homes import client
+from deploy.local.jars import locked_jars
 from deploy.local.layout import CHECKOUT
 from shared.errors import Misconfigured
 
+_POM: Final = CHECKOUT / "benchmarks" / "parallel_consumer" / "pom.xml"
+_dependencies: Final = re.compile(
+    r"<artifactId>(parallel-consumer-core|HikariCP|postgresql)</artifactId>\s*"
+    r"<version>([^<]+)</version>"
+).findall
 _PACKAGES: Final = ("aiokafka", "asyncpg", "fastapi", "msgspec", "pydantic", "uvicorn", "uvloop")
 
 
@@ -104,8 +112,16 @@ def facts(arguments: Sequence[str]) -> dict[str, Any]:
         "load_average_before": [round(each, 1) for each in os.getloadavg()],
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
-        "commit": _output("git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"),
-        "java": _output("java", "--version").partition("\n")[0],
+        "commit": _output("git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"),
+        "servers": {
+            "postgres": _output(str(client("psql")), "--version").rpartition(" ")[2],
+            "kafka": next(jar.version for jar in locked_jars() if jar.artifact == "kafka-server"),
+        },
+        "peers": {
+            "Java": _output("java", "--version").partition("\n")[0],
+            **dict(_dependencies(_POM.read_text(encoding="utf-8"))),
+        },
+        "environment": {name: os.environ.get(name, "") for name in ("ARM", "LOAD", "REPEATS")},
     }
 
 

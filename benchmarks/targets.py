@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from benchmarks.latency.measure import is_invalid
 from benchmarks.measure import Spread
 from benchmarks.results import Session
 
@@ -89,7 +90,7 @@ def _single_to(arm: str) -> Callable[[Session], float | None]:
 
 def _phase(session: Session, scenario: str, phase: str) -> Mapping[str, Any]:
     for each in session.end_to_end:
-        if (each["scenario"], each["system"]) == (scenario, "tidemark"):
+        if (each["scenario"], each["system"]) == (scenario, "tidemark") and not is_invalid(each):
             found: Mapping[str, Any] = each["phases"][phase]
             return found
     return {}
@@ -140,6 +141,10 @@ TARGETS: Final = (
         0.55,
         _to_other("ceiling", "distinct"),
     ),
+    Target(
+        "consumer, once (nothing folds), to Parallel Consumer at its best", 1, _to_best_peer("once")
+    ),
+    Target("consumer, once (nothing folds), to the ceiling", 0.5, _to_other("ceiling", "once")),
     Target("consumer, Zipf, to distinct", 1, _to_distinct("zipf")),
     Target("consumer, half-hot, to Parallel Consumer at its best", 25, _to_best_peer("half-hot")),
     Target(

@@ -52,8 +52,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--records", type=int, default=400_000)
     options = parser.parse_args()
-    with collector() as endpoint, bench_stack() as stack:
-        found = asyncio.run(_measure(stack, endpoint, options))
+    with collector() as receiver, bench_stack() as stack:
+        found = asyncio.run(_measure(stack, receiver.endpoint, options))
     for name, rates in found.items():
         per_s = Spread.of([rate.per_second for rate in rates])
         cpu_us = statistics.median(rate.client_cpu_s / rate.updates * 1e6 for rate in rates)

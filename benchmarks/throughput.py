@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from benchmarks.arms.arm import Arm, Task
 from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.database import Databases
-from benchmarks.loads import LOADS, ROWS, Row, expected_rows, make_rows
+from benchmarks.loads import LOADS, ROWS, SHORT, Row, expected_rows, make_rows
 from benchmarks.measure import Run, cpu_of_tree
 from benchmarks.topics import filled_topic
 from deploy.local.processes import Daemon
@@ -22,6 +22,8 @@ from shared.settings import KafkaSettings, read_shard_map
 
 _STATISTICS_DELAY_S: Final = 1.2
 """Postgres publishes what a session did up to a second after it."""
+
+_WARM_UP: Final = ("distinct", SHORT)
 
 Say = Callable[[str], None]
 
@@ -97,10 +99,13 @@ class Throughput:
                 for arm, each in turns
                 if (size := arm.records(each))
             ]
-            async with self._prepared({each for _, each in sized}) as prepared:
+            warm_up = {_WARM_UP} if any(arm.warms_up for arm in arms) else set()
+            async with self._prepared(warm_up | {each for _, each in sized}) as prepared:
                 for _ in range(repeats):
                     for arm, each in sized:
-                        yield await self._run(arm, prepared[each], series=load.name)
+                        yield await self._run(
+                            arm, prepared[each], prepared.get(_WARM_UP), series=load.name
+                        )
 
     @asynccontextmanager
     async def _prepared(
@@ -124,10 +129,14 @@ class Throughput:
                 await self._databases.expect(made.expected, expected_rows(iter(updates)))
             yield prepared
 
-    async def _run(self, arm: Arm, prepared: _Prepared, *, series: str) -> Run:
+    async def _run(
+        self, arm: Arm, prepared: _Prepared, warm_up: _Prepared | None, *, series: str
+    ) -> Run:
         await self._databases.restore()
-        shards = _processes(self._stack.shards.values())
-        brokers = _processes([self._stack.broker])
+        servers = {
+            "postgres": _processes(self._stack.shards.values()),
+            "broker": _processes([self._stack.broker]),
+        }
         task = Task(
             stack=self._stack,
             kafka=prepared.kafka,
@@ -138,12 +147,13 @@ class Throughput:
             records=prepared.records,
             refused=prepared.refused,
             otlp_endpoint=self._otlp_endpoint,
+            warm_up=warm_up.kafka if warm_up else None,
+            begun=lambda: cpu_before.update(_cpu_s(servers)),
         )
         before = await self._databases.written()
-        postgres_cpu, broker_cpu = cpu_of_tree(shards), cpu_of_tree(brokers)
+        cpu_before = _cpu_s(servers)
         rate = await asyncio.to_thread(arm.run, task)
-        postgres_cpu = cpu_of_tree(shards) - postgres_cpu
-        broker_cpu = cpu_of_tree(brokers) - broker_cpu
+        cpu = _cpu_s(servers)
         await asyncio.sleep(_STATISTICS_DELAY_S)
         written = await self._databases.written() - before
         different = await self._databases.count_differences(
@@ -155,13 +165,17 @@ class Throughput:
             series=series,
             records=prepared.records,
             rate=rate,
-            postgres_cpu_s=postgres_cpu,
-            broker_cpu_s=broker_cpu,
+            postgres_cpu_s=cpu["postgres"] - cpu_before["postgres"],
+            broker_cpu_s=cpu["broker"] - cpu_before["broker"],
             written=written,
             rows_different=different,
         )
         self._say(_line(run))
         return run
+
+
+def _cpu_s(servers: Mapping[str, Sequence[psutil.Process]]) -> dict[str, float]:
+    return {name: cpu_of_tree(processes) for name, processes in servers.items()}
 
 
 def _processes(daemons: Iterable[Daemon]) -> list[psutil.Process]:

@@ -50,7 +50,7 @@ async def filled_topic(
 
 @asynccontextmanager
 async def temporary_topics(kafka: KafkaSettings) -> AsyncIterator[KafkaSettings]:
-    """Create the topics of a consumer, and delete those of its own afterwards.
+    """Create the topics of a consumer, and delete all of them afterwards.
 
     A broker that keeps thousands of partitions stops for a second again and again to find memory.
     """
@@ -60,7 +60,9 @@ async def temporary_topics(kafka: KafkaSettings) -> AsyncIterator[KafkaSettings]
     finally:
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
         await admin.start()
-        await admin.delete_topics([kafka.topic, kafka.dead_letter_topic])
+        await admin.delete_topics(
+            [kafka.topic, kafka.dead_letter_topic, kafka.holds_topic, kafka.held_topic]
+        )
         await admin.close()
 
 

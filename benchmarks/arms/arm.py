@@ -1,6 +1,6 @@
 """What an arm is: a way to bring the updates of a topic into the rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,10 @@ class Task:
     """Of these, the ones that Postgres refuses."""
     otlp_endpoint: str | None
     """Where spans are to be sent, if at all."""
+    warm_up: KafkaSettings | None
+    """A topic of other updates, for those who need to warm up."""
+    begun: Callable[[], None]
+    """To be called once they have, when servers' CPU time begins to count."""
 
 
 class Arm(Protocol):
@@ -46,6 +50,11 @@ class Arm(Protocol):
     @property
     def sets_positions(self) -> bool:
         """Whether it leaves the offset of the last update in the row."""
+        ...
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether it needs other updates beforehand, until it has its full speed."""
         ...
 
     def records(self, load: Load) -> int | None:

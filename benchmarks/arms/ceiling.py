@@ -34,6 +34,7 @@ class Ceiling:
     connections_per_shard: int = 2
     meaning: str = "the same statement from asyncpg alone, no Kafka"
     sets_positions: bool = True
+    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:
         """Take only loads in which nearly every update could be a row of its own."""

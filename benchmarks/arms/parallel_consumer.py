@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.arms.arm import Task
 from benchmarks.arms.program import described, run_program
-from benchmarks.loads import FULL, SHORT, Load
+from benchmarks.loads import SHORT, Load
 from benchmarks.measure import Rate
 from benchmarks.stack import BENCH
 from deploy.local.layout import CHECKOUT
@@ -33,6 +33,7 @@ class ParallelConsumer:
 
     mode: str
     sets_positions: bool = True
+    warms_up: bool = True
 
     @property
     def name(self) -> str:
@@ -60,8 +61,7 @@ class ParallelConsumer:
         """Build it where that is needed, and let it consume everything."""
         if not is_built():
             build()
-        # A short run is preceded by none that would warm the JVM: its first quarter does.
-        uncounted = task.records // 4 if task.records < FULL else 0
+        assert task.warm_up is not None
         return run_program(
             # The throughput collector; a heap that its queues need not wait for.
             [
@@ -75,10 +75,15 @@ class ParallelConsumer:
             described(
                 task,
                 mode=self.mode.upper().replace("-", "_"),
-                uncounted=uncounted,
+                warm_up={
+                    "topic": task.warm_up.topic,
+                    "group": f"{task.group}-warm-up",
+                    "records": SHORT,
+                },
                 dsns=[task.dsns[name].get_secret_value() for name in sorted(task.dsns)],
             ),
             {},
+            begun=task.begun,
         )
 
 

@@ -32,6 +32,7 @@ class PlainLoop:
     name: str = "plain-loop"
     meaning: str = "aiokafka, one UPDATE after the other"
     sets_positions: bool = True
+    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:  # noqa: ARG002 - as slow with all of them
         """Take the shortest run of every load."""

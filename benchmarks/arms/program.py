@@ -1,21 +1,26 @@
 """An arm that is a program of ours: it gets its task as JSON, and prints its rate as JSON."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
+import psutil
+
 from benchmarks.arms.arm import Task
-from benchmarks.measure import Rate
+from benchmarks.measure import Rate, rss_max_mib
 from deploy.local.layout import CHECKOUT
 from shared.errors import Transient
 
 _TIMEOUT_S: Final = 1_200.0
+WARM: Final = "warm\n"
 
 
 def described(task: Task, **more: Any) -> str:
@@ -32,29 +37,62 @@ def described(task: Task, **more: Any) -> str:
     return json.dumps({**facts, **more})
 
 
-def run_program(command: Sequence[str], task: str, environment: Mapping[str, str]) -> Rate:
+def run_program(
+    command: Sequence[str],
+    task: str,
+    environment: Mapping[str, str],
+    *,
+    begun: Callable[[], None] | None = None,
+) -> Rate:
     """Run a program with a task on its standard input, and read the rate it prints.
+
+    One that warms up first says so, is awaited until then by `begun`, and goes on by a line.
 
     Raises:
         Transient: it failed; the end of what it said is quoted.
     """
-    try:
-        done = subprocess.run(  # noqa: S603 - our own arguments
+    with (
+        TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(  # noqa: S603 - our own arguments
             command,
-            input=task,
             cwd=CHECKOUT,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **environment},
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Transient(f"{command[0]} did not end within {_TIMEOUT_S:.0f} s.") from error
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        raise Transient(f"{' '.join(command[-2:])} failed: {done.stderr.strip()[-2_000:]}")
-    return Rate(**json.loads(lines[-1]))
+        ) as process,
+    ):
+        too_long = threading.Timer(_TIMEOUT_S, process.kill)
+        too_long.start()
+        try:
+            said = _talk(process, task, begun)
+        finally:
+            too_long.cancel()
+            process.kill()
+        if not said:
+            errors.seek(0)
+            why = errors.read().strip()[-2_000:] or f"it was ended after {_TIMEOUT_S:.0f} s"
+            raise Transient(f"{' '.join(command[-2:])} failed: {why}")
+        return Rate(**json.loads(said))
+
+
+def _talk(process: "subprocess.Popen[str]", task: str, begun: Callable[[], None] | None) -> str:
+    """Return the last line of a program that ended well, else nothing."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(f"{task}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if line == WARM:
+            if begun is not None:
+                begun()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        return "" if process.wait() else line
+    return ""
 
 
 def run_module(module: str, task: str) -> Rate:
@@ -84,19 +122,13 @@ class Clock:
             updates=updates,
             seconds=time.monotonic() - self.started,
             client_cpu_s=time.process_time() - self.cpu_before,
-            rss_max_mib=_rss_max_mib(),
+            rss_max_mib=rss_max_mib(psutil.Process()),
             statements=statements,
         )
         print(json.dumps(asdict(rate)))
 
 
-def _rss_max_mib() -> float:
-    # Not `getrusage`: that begins with what the process had that started this one.
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
-
-
 def read_task() -> dict[str, Any]:
     """Return the task that this program was given."""
-    task: dict[str, Any] = json.load(sys.stdin)
+    task: dict[str, Any] = json.loads(sys.stdin.readline())
     return task

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.arms.arm import Task
 from benchmarks.loads import Load
-from benchmarks.measure import Rate, own_cpu, rss_mib
+from benchmarks.measure import Rate, own_cpu, rss_max_mib
 from benchmarks.stack import PROFILE
 from deploy.local import services
 from deploy.local.layout import CHECKOUT
@@ -42,6 +42,7 @@ class Tidemark:
     processes: int = 1
     meaning: str = "Tidemark's consumer, one process"
     sets_positions: bool = True
+    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:
         """Apply all of every load."""
@@ -127,11 +128,10 @@ class _Watch:
 
     def until_done(self) -> Rate:
         """Wait until every record is applied or given up."""
-        finished, moved_at, rss_max = 0, time.monotonic(), 0.0
+        finished, moved_at = 0, time.monotonic()
         while True:
             statuses = self._statuses()
             now = time.monotonic()
-            rss_max = max(rss_max, *map(rss_mib, self._processes))
             before, finished = finished, sum(map(_finished, statuses))
             if finished >= self._records:
                 break
@@ -145,7 +145,7 @@ class _Watch:
             updates=self._records - self._finished_before,
             seconds=now - self._begun_at,
             client_cpu_s=self._cpu_s() - self._cpu_before,
-            rss_max_mib=rss_max,
+            rss_max_mib=max(map(rss_max_mib, self._processes)),
             statements=sum(
                 shard["flushes"] for each in statuses for shard in each["shards"].values()
             ),

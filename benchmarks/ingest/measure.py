@@ -13,17 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.database import Databases
 from benchmarks.ingest.servers import FASTAPI, NOTHING, TWIN
 from benchmarks.loads import LOADS, Row, make_rows, record_value
-from benchmarks.measure import own_cpu, rss_mib
+from benchmarks.measure import cpu_of_tree, own_cpu, rss_mib
 from benchmarks.stack import BENCH
+from benchmarks.topics import temporary_topics
 from deploy.local import credentials, services
 from deploy.local.layout import CHECKOUT
 from deploy.local.ports import HOST
 from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack
-from operator_cli.topics import create_topics
 from shared.errors import Transient
+from shared.settings import read_shard_map
 
 _UPDATES_PER_BATCH: Final = 500
 _SINGLES: Final = 20_000
@@ -55,10 +57,14 @@ def missing() -> str | None:
 class Ingest:
     """Measures the HTTP side; every server gets the same requests by turns."""
 
-    def __init__(self, stack: LocalStack, *, seed: int, say: Say) -> None:
+    def __init__(
+        self, stack: LocalStack, *, seed: int, say: Say, otlp_endpoint: str | None = None
+    ) -> None:
         self._stack = stack
         self._say = say
+        self._otlp_endpoint = otlp_endpoint
         rows = make_rows()
+        self._databases = Databases(read_shard_map(stack.layout.shard_map).dsns, rows)
         updates = LOADS["distinct"].updates(rows, seed, _SINGLES + _BATCHES * _UPDATES_PER_BATCH)
         self._singles = [(rows[each.row], each.tags) for each in islice(updates, _SINGLES)]
         by_app: dict[str, list[Row]] = {}
@@ -78,16 +84,19 @@ class Ingest:
 
     async def measure(self, repeats: int) -> list[dict[str, Any]]:
         """Return what each server did with single updates and with batches, run by run."""
-        kafka = self._stack.kafka_settings.model_copy(update={"topic": f"http-{_name()}"})
-        await create_topics(kafka)
         files = self.write_requests()
+        await self._databases.load()
         found = []
         for _ in range(repeats):
-            for server in SERVERS:
-                with self._running(server, kafka.topic) as daemon:
-                    for kind, path in files.items():
-                        found.append(await asyncio.to_thread(self.run, server, daemon, kind, path))
-            found.append(await asyncio.to_thread(self._send_batch_alone, kafka.topic))
+            own = self._stack.kafka_settings.model_copy(update={"topic": f"http-{_name()}"})
+            async with temporary_topics(own) as kafka:
+                for server in SERVERS:
+                    await self._databases.restore()
+                    with self._running(server, kafka.topic) as daemon:
+                        for kind, path in files.items():
+                            run = await asyncio.to_thread(self.run, server, daemon, kind, path)
+                            found.append(run)
+                found.append(await asyncio.to_thread(self._send_batch_alone, kafka.topic))
         return found
 
     def write_requests(self) -> dict[str, Path]:
@@ -110,7 +119,7 @@ class Ingest:
 
     @contextmanager
     def _running(self, server: str, topic: str) -> Iterator[Daemon]:
-        daemon = server_daemon(self._stack, server, topic)
+        daemon = server_daemon(self._stack, server, topic, self._otlp_endpoint)
         daemon.start()
         try:
             daemon.wait_ready()
@@ -128,10 +137,13 @@ class Ingest:
         if process is None:
             raise Transient(f"{server} has ended: {daemon.last_lines(10)}")
         self._wrk(kind, requests, _WARM_UP_S)
-        cpu_s = own_cpu(process)
+        broker = self._stack.broker.process()
+        brokers = [broker] if broker else []
+        cpu_s, broker_cpu_s = own_cpu(process), cpu_of_tree(brokers)
         answer = self._wrk(kind, requests, _SECONDS)
-        cpu_s = own_cpu(process) - cpu_s
-        updates = answer["requests"] * (_UPDATES_PER_BATCH if kind == "batch" else 1)
+        cpu_s, broker_cpu_s = own_cpu(process) - cpu_s, cpu_of_tree(brokers) - broker_cpu_s
+        accepted = answer["requests"] - answer["failed"]
+        updates = accepted * (_UPDATES_PER_BATCH if kind == "batch" else 1)
         found = {
             "arm": server,
             "kind": kind,
@@ -140,6 +152,7 @@ class Ingest:
             "p99_ms": answer["p99_ms"],
             "failed": answer["failed"],
             "server_cpu_us": cpu_s / max(updates, 1) * 1e6,
+            "broker_cpu_us": broker_cpu_s / max(updates, 1) * 1e6,
             "rss_mib": rss_mib(process),
         }
         self._say(
@@ -194,14 +207,21 @@ class Ingest:
         return found
 
 
-def server_daemon(stack: LocalStack, server: str, topic: str) -> Daemon:
+def server_daemon(
+    stack: LocalStack, server: str, topic: str, otlp_endpoint: str | None = None
+) -> Daemon:
     """Describe one of `SERVERS`, on the port of the plan's ingest API."""
-    daemon = services.ingest_api(stack.layout, stack.plan, topic)
+    daemon = services.ingest_api(stack.layout, stack.plan, topic, telemetry(otlp_endpoint))
     if server == "ingest":
         return daemon
     arguments = [server, str(stack.layout.shard_map), str(stack.plan.ingest)]
     argv = [sys.executable, "-m", "benchmarks.ingest.servers", *arguments]
     return replace(daemon, name=server, argv=argv)
+
+
+def telemetry(otlp_endpoint: str | None) -> dict[str, str]:
+    """Return the variables by which a service sends its spans and metrics there."""
+    return {} if otlp_endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint}
 
 
 def _name() -> str:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from benchmarks.database import Databases
-from benchmarks.ingest.measure import server_daemon
+from benchmarks.ingest.measure import server_daemon, telemetry
 from benchmarks.ingest.servers import TWIN
 from benchmarks.latency.probes import INTERVAL_S, TAG, Probe
 from benchmarks.latency.scenarios import (
@@ -21,7 +21,7 @@ from benchmarks.latency.scenarios import (
     UPDATES_PER_BATCH,
     Scenario,
 )
-from benchmarks.latency.sender import Answer, Planned, Sender, http_request
+from benchmarks.latency.sender import TRACED_EVERY, Answer, Planned, Sender, http_request
 from benchmarks.loads import LOADS, Row, make_rows
 from benchmarks.measure import rss_mib
 from benchmarks.topics import temporary_topics
@@ -36,6 +36,8 @@ from shared.topology import ShardMap
 TIDEMARK: Final = "tidemark"
 SYSTEMS: Final = (TIDEMARK, TWIN)
 _CONNECTIONS: Final = 256
+_CONNECTIONS_MAX: Final = 8_000
+"""More than wait where a shard's requests, a quarter of all, hang until they are given up."""
 _WARM_UP_S: Final = 5.0
 _BROKER_WARM_UP: Final = Scenario("broker warm-up", 60)
 """Until Java has compiled what single updates need."""
@@ -49,9 +51,12 @@ Say = Callable[[str], None]
 class Latency:
     """Plays scenarios on Tidemark and on its synchronous twin."""
 
-    def __init__(self, stack: LocalStack, *, seed: int, say: Say) -> None:
+    def __init__(
+        self, stack: LocalStack, *, seed: int, say: Say, otlp_endpoint: str | None = None
+    ) -> None:
         self._stack = stack
         self._say = say
+        self._otlp_endpoint = otlp_endpoint
         self._dsns = read_shard_map(stack.layout.shard_map).dsns
         rows = make_rows()
         self._databases = Databases(self._dsns, rows)
@@ -65,8 +70,14 @@ class Latency:
         updates = LOADS["distinct"].updates(rows, seed, 2 * _REQUESTS)
         chosen = [each for each in updates if rows[each.row].app_id not in probed]
         self._singles = [
-            http_request(host, "PATCH", _path(rows[each.row]), f'{{"tags":{each.tags}}}')
-            for each in chosen[:_REQUESTS]
+            http_request(
+                host,
+                "PATCH",
+                _path(rows[each.row]),
+                f'{{"tags":{each.tags}}}',
+                traced=number % TRACED_EVERY == 0,
+            )
+            for number, each in enumerate(chosen[:_REQUESTS])
         ]
         self._batches = list(_batches(host, rows, probed, [each.tags for each in chosen]))
 
@@ -101,7 +112,8 @@ class Latency:
         async with self._deployed(system) as daemons:
             warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
             sender, probes = await self._send(scenario)
-            accepted = _accepted(warmed_up.answers) + _accepted(sender.answers)
+            answers = [*warmed_up.answers, *sender.answers]
+            accepted, failed = _accepted(answers), sum(not each.accepted for each in answers)
             applied = accepted if system == TWIN else await self._applied(accepted)
             memory = _memory(daemons)
         found = {
@@ -111,7 +123,10 @@ class Latency:
             "stalled": scenario.stalled,
             **_summary(scenario, sender.answers, probes),
             "not_arrived": sum(probe.outstanding for probe in probes),
+            "connections": sender.connections,
+            "sender_late_p99_ms": percentile_ms([each.late_s for each in sender.answers], 0.99),
             "updates_accepted": accepted,
+            "updates_unknown": failed,
             "updates_applied": applied,
             "rss_mib": memory,
             "timeline": _timeline(scenario, sender.answers, probes),
@@ -133,10 +148,15 @@ class Latency:
     @contextmanager
     def _running(self, system: str, kafka: KafkaSettings) -> Iterator[list[Daemon]]:
         daemons = [
-            server_daemon(self._stack, "ingest" if system == TIDEMARK else TWIN, kafka.topic)
+            server_daemon(
+                self._stack,
+                "ingest" if system == TIDEMARK else TWIN,
+                kafka.topic,
+                self._otlp_endpoint,
+            )
         ]
         if system == TIDEMARK:
-            variables = {"TIDEMARK_GROUP__ID": kafka.topic}
+            variables = {"TIDEMARK_GROUP__ID": kafka.topic, **telemetry(self._otlp_endpoint)}
             layout, plan = self._stack.layout, self._stack.plan
             daemons.append(services.consumer(layout, plan, 1, kafka.topic, variables))
         try:
@@ -149,7 +169,12 @@ class Latency:
 
     async def _send(self, scenario: Scenario) -> tuple[Sender, list[Probe]]:
         probes = [Probe(shard, row) for shard, row in self._probe_rows.items()]
-        sender = Sender(HOST, self._stack.plan.ingest, connections=_CONNECTIONS)
+        sender = Sender(
+            HOST,
+            self._stack.plan.ingest,
+            connections=_CONNECTIONS,
+            connections_max=_CONNECTIONS_MAX,
+        )
         plan = self._plan(scenario, probes)
         with _without_collecting():
             await self._play_out(plan, scenario, sender, probes)
@@ -234,6 +259,16 @@ def _without_collecting() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def is_invalid(played: Mapping[str, Any]) -> bool:
+    """Say whether what was played on a system does not count, since updates are missing.
+
+    One of which the sender does not know whether it was accepted may have been applied or not.
+    """
+    accepted, applied = played["updates_accepted"], played["updates_applied"]
+    found = accepted <= applied <= accepted + played["updates_unknown"]
+    return bool(played["not_arrived"]) or not found
 
 
 def _are_awaited(probes: Sequence[Probe]) -> bool:
@@ -337,6 +372,7 @@ def _figures(
         "http_p50_ms": percentile_ms(latencies, 0.5),
         "http_p99_ms": percentile_ms(latencies, 0.99),
         "failed": sum(not each.accepted for each in sent),
+        "probes": sum(map(len, lags.values())),
         "lag_p50_ms": percentile_ms(healthy, 0.5),
         "lag_p99_ms": percentile_ms(healthy, 0.99),
         "lag_p99_ms_by_shard": {name: percentile_ms(each, 0.99) for name, each in lags.items()},

@@ -23,7 +23,7 @@ class Scenario:
 
 
 SCENARIOS: Final = (
-    Scenario("steady", 20),
+    Scenario("steady", 60),
     Scenario("burst", 95, event=(15, 75), burst=True),
     Scenario("stall", 80, event=(20, 50), stalled="shard-2"),
 )

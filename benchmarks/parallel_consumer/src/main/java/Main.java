@@ -1,3 +1,5 @@
+import static java.nio.charset.StandardCharsets.UTF_8;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.sun.management.OperatingSystemMXBean;
@@ -8,7 +10,9 @@ import io.confluent.parallelconsumer.ParallelConsumerOptions.CommitMode;
 import io.confluent.parallelconsumer.ParallelConsumerOptions.ProcessingOrder;
 import io.confluent.parallelconsumer.PollContext;
 import io.confluent.parallelconsumer.ParallelStreamProcessor;
+import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.InputStreamReader;
 import java.io.UncheckedIOException;
 import java.lang.management.ManagementFactory;
 import java.net.URI;
@@ -34,7 +38,8 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 /**
  * Applies updates with Confluent Parallel Consumer, ordered by key, which is the subscription.
  *
- * <p>The task comes as JSON on standard input, the rate goes as JSON to standard output.
+ * <p>The task comes as a line of JSON on standard input, the rate goes as JSON to standard output.
+ * Before it, another topic warms the virtual machine; "warm" is said then, and a line awaited.
  */
 public final class Main {
   private static final ObjectMapper JSON = new ObjectMapper();
@@ -60,17 +65,29 @@ public final class Main {
   record Update(UUID appId, UUID subscriptionId, String tags, long timestamp, long offset) {}
 
   public static void main(String[] arguments) throws Exception {
-    JsonNode task = JSON.readTree(System.in);
+    BufferedReader input = new BufferedReader(new InputStreamReader(System.in, UTF_8));
+    JsonNode task = JSON.readTree(input.readLine());
     Mode mode = Mode.valueOf(task.get("mode").asText());
     List<HikariDataSource> shards = new ArrayList<>();
     for (JsonNode dsn : task.get("dsns")) {
       shards.add(open(dsn.asText(), mode.connectionsPerShard));
     }
-    Shards writer = new Shards(shards, mode);
-    Progress progress = new Progress(task.get("records").asLong(), task.get("uncounted").asLong());
+    consume(task, task.get("warm_up"), mode, new Shards(shards, mode, true));
+    System.out.println("warm");
+    input.readLine();
+    Map<String, Object> rate = consume(task, task, mode, new Shards(shards, mode, false));
+    System.out.println(JSON.writeValueAsString(rate));
+    shards.forEach(HikariDataSource::close);
+    System.exit(0);
+  }
+
+  private static Map<String, Object> consume(
+      JsonNode task, JsonNode source, Mode mode, Shards writer) throws Exception {
+    Progress progress = new Progress(source.get("records").asLong());
     ParallelStreamProcessor<byte[], byte[]> processor =
-        ParallelStreamProcessor.createEosStreamProcessor(options(task, mode));
-    processor.subscribe(List.of(task.get("topic").asText()));
+        ParallelStreamProcessor.createEosStreamProcessor(
+            options(task, source.get("group").asText(), mode));
+    processor.subscribe(List.of(source.get("topic").asText()));
     processor.poll(
         context -> {
           progress.begin();
@@ -78,17 +95,17 @@ public final class Main {
           progress.advance(context.size());
         });
     progress.await();
-    System.out.println(JSON.writeValueAsString(progress.rate(writer.statements.get())));
+    Map<String, Object> rate = progress.rate(writer.statements.get());
     processor.closeDontDrainFirst();
-    shards.forEach(HikariDataSource::close);
-    System.exit(0);
+    return rate;
   }
 
-  private static ParallelConsumerOptions<byte[], byte[]> options(JsonNode task, Mode mode) {
+  private static ParallelConsumerOptions<byte[], byte[]> options(
+      JsonNode task, String group, Mode mode) {
     Properties properties = new Properties();
     properties.put(
         ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, task.get("bootstrap_servers").asText());
-    properties.put(ConsumerConfig.GROUP_ID_CONFIG, task.get("group").asText());
+    properties.put(ConsumerConfig.GROUP_ID_CONFIG, group);
     properties.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
     properties.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
     properties.put(ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 10_000);
@@ -138,13 +155,19 @@ public final class Main {
             AND (row.applied_epoch, row.applied_offset) < (0, change.position)
         """;
 
+    /** Where every row stands before the first update: at it, an update changes nothing. */
+    private static final long NOWHERE = -1;
+
     final AtomicLong statements = new AtomicLong();
     private final List<HikariDataSource> shards;
     private final Mode mode;
+    private final boolean warmsUp;
+    private final AtomicLong batches = new AtomicLong();
 
-    Shards(List<HikariDataSource> shards, Mode mode) {
+    Shards(List<HikariDataSource> shards, Mode mode, boolean warmsUp) {
       this.shards = shards;
       this.mode = mode;
+      this.warmsUp = warmsUp;
     }
 
     void write(PollContext<byte[], byte[]> context) {
@@ -153,14 +176,16 @@ public final class Main {
       for (ConsumerRecord<byte[], byte[]> record : context.getConsumerRecordsFlattened()) {
         byShard.get(record.partition() * shards.size() / PARTITIONS).add(decode(record));
       }
-      for (int shard = 0; shard < shards.size(); shard++) {
+      int first = (int) (batches.getAndIncrement() % shards.size()); // not all at the same shard
+      for (int number = 0; number < shards.size(); number++) {
+        int shard = (first + number) % shards.size();
         if (!byShard.get(shard).isEmpty()) {
           write(shard, byShard.get(shard));
         }
       }
     }
 
-    private static Update decode(ConsumerRecord<byte[], byte[]> record) {
+    private Update decode(ConsumerRecord<byte[], byte[]> record) {
       try {
         JsonNode value = JSON.readTree(record.value());
         return new Update(
@@ -168,7 +193,7 @@ public final class Main {
             UUID.fromString(value.get("subscription_id").textValue()),
             value.get("tags").toString(),
             record.timestamp(),
-            record.offset());
+            warmsUp ? NOWHERE : record.offset());
       } catch (IOException error) {
         throw new UncheckedIOException(error);
       }
@@ -268,28 +293,25 @@ public final class Main {
     }
   }
 
-  /** Measures from the first record after the uncounted ones to the last one. */
+  /** Measures from the first record to the last one. */
   private static final class Progress {
     private static final OperatingSystemMXBean PROCESS =
         (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
     private final CountDownLatch done = new CountDownLatch(1);
     private final AtomicLong count = new AtomicLong();
     private final long records;
-    private final long uncounted;
     private long startedAt;
-    private long startedCount;
     private long cpuBefore;
-    private boolean running;
+    private volatile boolean running;
     private double seconds;
     private double cpuSeconds;
 
-    Progress(long records, long uncounted) {
+    Progress(long records) {
       this.records = records;
-      this.uncounted = uncounted;
     }
 
     void begin() {
-      if (!running && count.get() >= uncounted) {
+      if (!running) {
         start();
       }
     }
@@ -297,7 +319,6 @@ public final class Main {
     private synchronized void start() {
       if (!running) {
         startedAt = System.nanoTime();
-        startedCount = count.get();
         cpuBefore = PROCESS.getProcessCpuTime();
         running = true;
       }
@@ -317,7 +338,7 @@ public final class Main {
 
     Map<String, Object> rate(long statements) throws IOException {
       return Map.of(
-          "updates", records - startedCount,
+          "updates", records,
           "seconds", seconds,
           "client_cpu_s", cpuSeconds,
           "rss_max_mib", rssMaxMib(),
