@@ -96,10 +96,10 @@ class ShardStore:
                 [each.first_offset for each in changes],
                 [each.last_offset for each in changes],
                 [each.accepted_ms for each in changes],
-                [_json(each.tags) for each in changes],
-                [_json(each.increment_tags) for each in changes],
-                [_json(each.properties) for each in changes],
-                [_json(each.increment) for each in changes],
+                _json_column([each.tags for each in changes]),
+                _json_column([each.increment_tags for each in changes]),
+                _json_column([each.properties for each in changes]),
+                _json_column([each.increment for each in changes]),
                 self._topic_epoch,
                 self._create_missing,
                 *(_columns(first_uses, changes) if first_uses else ()),
@@ -264,8 +264,14 @@ def _ids(changes: Sequence[RowChange]) -> tuple[list[str], list[str]]:
     return [each.app_id for each in changes], [each.subscription_id for each in changes]
 
 
-def _json(members: Mapping[str, Any]) -> str | None:
-    return _dumps(members).decode() if members else None
+def _json_column(changes: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Return the JSON of each, None where there is none; nothing at all where there is none of any.
+
+    `unnest` fills the shorter of several arrays up with NULL.
+    """
+    if not any(changes):
+        return []
+    return [_dumps(members).decode() if members else None for members in changes]
 
 
 def _columns(uses: Sequence[KeyUse], changes: Sequence[RowChange]) -> list[list[Any]]:

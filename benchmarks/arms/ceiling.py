@@ -86,7 +86,7 @@ def _batches(rows: Sequence[Row], updates: list[Update], size: int) -> Iterator[
                 seen.add(update.row)
                 chosen.append(update)
         left.extend(reversed(deferred))
-        nothing = [None] * len(chosen)
+        nothing: list[Any] = []  # as the store sends it
         yield (
             [rows[each.row].app_id for each in chosen],
             [rows[each.row].subscription_id for each in chosen],

@@ -1,10 +1,12 @@
 """Incremental fetches from a real broker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from consumer.fetch_sessions import fetch_incrementally
@@ -46,16 +48,16 @@ class Wire:
 
 @asynccontextmanager
 async def fetching(
-    kafka: KafkaSettings,
+    kafka: KafkaSettings, *, bytes_much: int = 2**18, **options: Any
 ) -> AsyncIterator[tuple[AIOKafkaConsumer, Wire]]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap_servers,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        fetch_max_wait_ms=50,
+        **{"fetch_max_wait_ms": 50, **options},
     )
     wire = Wire(consumer._client)
-    fetch_incrementally(consumer, interval_min_s=0.01, bytes_much=2**18)
+    fetch_incrementally(consumer, interval_min_s=0.01, bytes_much=bytes_much)
     await consumer.start()
     try:
         consumer.assign([TopicPartition(kafka.topic, each) for each in range(PARTITIONS)])
@@ -73,10 +75,12 @@ async def read(consumer: AIOKafkaConsumer, count: int) -> list[tuple[int, int, b
     return found
 
 
-async def write(kafka: KafkaSettings, values: range) -> list[tuple[int, bytes]]:
+async def write(
+    kafka: KafkaSettings, values: range, among: int = PARTITIONS
+) -> list[tuple[int, bytes]]:
     """Write to every seventh partition in turn; return partition and value of each."""
-    written = [(value * 7 % PARTITIONS, str(value).encode()) for value in values]
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    written = [(value % among * 7 % PARTITIONS, str(value).encode()) for value in values]
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, max_batch_size=500)
     await producer.start()
     try:
         for partition, value in written:
@@ -143,3 +147,19 @@ async def test_what_is_paused_or_read_again_is_fetched_from_where_it_is_wanted(
         assert sorted(each[:2] for each in await read(consumer, 20)) == [
             (each * 7, offset) for each in range(10) for offset in (0, 1)
         ]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_a_backlog_of_few_partitions_is_read_without_a_pause(
+    kafka_settings: KafkaSettings, partitions: int
+) -> None:
+    """A fetch that named only the others would wait for them, two seconds each time."""
+    few = {"fetch_max_bytes": 1_000, "max_partition_fetch_bytes": 500, "fetch_max_wait_ms": 2_000}
+    async with fetching(kafka_settings, bytes_much=300, **few) as (consumer, wire):
+        written = await write(kafka_settings, range(3_000), among=partitions)
+        started = time.monotonic()
+        found = await read(consumer, 3_000)
+        took_s = time.monotonic() - started
+    assert by_partition([(each[0], each[2]) for each in found]) == by_partition(written)
+    assert len(wire.named) > 10
+    assert took_s < 4
