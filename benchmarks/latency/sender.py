@@ -99,7 +99,9 @@ class Sender:
             accepted = False
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    streams = streams or await asyncio.open_connection(self._host, self._port)
+                    if streams is None or streams[0].at_eof() or streams[1].is_closing():
+                        # None yet, or one that lay idle until the server closed it.
+                        streams = await asyncio.open_connection(self._host, self._port)
                     streams[1].write(planned.content)
                     accepted = await _read_answer(streams[0])
             except (OSError, asyncio.IncompleteReadError):  # TimeoutError is an OSError
