@@ -14,6 +14,7 @@ import uvloop
 
 from benchmarks import scaling
 from benchmarks.arms.arm import Arm
+from benchmarks.arms.batch_loop import BatchLoop
 from benchmarks.arms.ceiling import Ceiling
 from benchmarks.arms.parallel_consumer import MODES, STRONGEST, ParallelConsumer, is_built
 from benchmarks.arms.plain_loop import PlainLoop
@@ -62,6 +63,7 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
         ),
         *(_variant(text) for text in options.variant),
         *(ParallelConsumer(mode) for mode in MODES),
+        BatchLoop(),
         PlainLoop(),
         Ceiling(),
     ]

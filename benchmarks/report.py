@@ -24,7 +24,9 @@ from deploy.local.layout import CHECKOUT
 _DIRECTORY: Final = CHECKOUT / "benchmarks"
 _PLOTS: Final = _DIRECTORY / "plots"
 _MINUTES_SHOWN: Final = 5
-_ARMS: Final = ("tidemark", "pc-unnest", "pc-jdbc-batch", "pc-single", "plain-loop", "ceiling")
+_ARMS: Final = (
+    *("tidemark", "pc-unnest", "pc-jdbc-batch", "pc-single", "batch-loop", "plain-loop", "ceiling"),
+)
 
 
 def write_report(session: Session) -> None:
