@@ -45,6 +45,11 @@ def collector() -> Iterator[Collector]:
             found.spans = int(process.stdout.readline() or 0)
 
 
+def telemetry(otlp_endpoint: str | None) -> dict[str, str]:
+    """Return the variables by which a service sends its spans and metrics there."""
+    return {} if otlp_endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint}
+
+
 class _Counter(traces_grpc.TraceServiceServicer, metrics_grpc.MetricsServiceServicer):
     spans = 0
 

@@ -112,11 +112,7 @@ def _first_to_give_way(parts: Iterable[Part], consumer: Part, postgres: Part) ->
 
 def _http(session: Session, kind: str, figure: str) -> float | None:
     """Return the median of a figure of the ingest API, if it was measured."""
-    found = [
-        each[figure]
-        for each in session.http
-        if (each["arm"], each["kind"]) == ("ingest", kind) and figure in each
-    ]
+    found = session.http_figures("ingest", kind, figure)
     return Spread.of(found).median if found else None
 
 

@@ -165,12 +165,11 @@ def _http(session: Session) -> Iterator[str]:
     names = sorted({(each["kind"], each["arm"]) for each in session.http}, reverse=True)
     rows = []
     for kind, arm in names:
-        found = [each for each in session.http if (each["kind"], each["arm"]) == (kind, arm)]
-        cells = [str(Spread.of([each["per_second"] for each in found]))]
+        cells = [str(Spread.of(session.http_figures(arm, kind, "per_second")))]
         for figure in ("p50_ms", "p99_ms", "server_cpu_us"):
-            values = [each[figure] for each in found if figure in each]
+            values = session.http_figures(arm, kind, figure)
             cells.append(f"{Spread.of(values).median:,.1f}" if values else "")
-        rows.append((kind, arm, *cells, str(sum(each.get("failed", 0) for each in found))))
+        rows.append((kind, arm, *cells, f"{sum(session.http_figures(arm, kind, 'failed')):.0f}"))
     head = ("requests", "server", "updates/s", "p50, ms", "p99, ms", "server µs", "failed")
     yield from _table(head, rows)
 

@@ -68,6 +68,11 @@ class Session:
         wanted = (arm, load, series or load)
         return [run for run in self.runs if (run.arm, run.load, run.series) == wanted and run.valid]
 
+    def http_figures(self, arm: str, kind: str, figure: str) -> list[float]:
+        """Return a figure of every run of a server with one kind of requests that has it."""
+        runs = [each for each in self.http if (each["arm"], each["kind"]) == (arm, kind)]
+        return [each[figure] for each in runs if figure in each]
+
     @classmethod
     def read(cls, path: Path) -> "Session":
         """Read what `end` wrote.

@@ -69,8 +69,7 @@ def _to_best_peer(load: str) -> Callable[[Session], float | None]:
 
 
 def _http(session: Session, arm: str, kind: str) -> float | None:
-    runs = [each for each in session.http if (each["arm"], each["kind"]) == (arm, kind)]
-    found = [each["per_second"] for each in runs]
+    found = session.http_figures(arm, kind, "per_second")
     return Spread.of(found).median if found else None
 
 

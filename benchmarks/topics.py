@@ -16,8 +16,10 @@ from shared.errors import Transient
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
-_SAMPLED: Final = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-_SAMPLED_EVERY: Final = 100
+SAMPLED: Final = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+"""A header that says that a span was made where an update was sent."""
+
+SAMPLED_EVERY: Final = 100
 RECORDS_PER_BATCH: Final = 250
 _BATCH_BYTES_MAX: Final = 900_000
 _BATCHES_IN_FLIGHT_MAX: Final = 720
@@ -118,7 +120,7 @@ def _batch(producer: AIOKafkaProducer, rows: Sequence[Row], updates: Sequence[Up
             key=row.subscription_id.encode(),
             value=record_value(row, update.tags),
             timestamp=now_ms,
-            headers=[] if number % _SAMPLED_EVERY else [_SAMPLED],
+            headers=[] if number % SAMPLED_EVERY else [SAMPLED],
         )
         assert taken is not None, "a batch is smaller than its limit"
     return batch

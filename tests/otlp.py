@@ -1,7 +1,6 @@
 """A real OTLP receiver over gRPC, as any collector is one."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -112,14 +111,3 @@ async def otlp_receiver() -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         await server.stop(grace=None)
-
-
-async def _receive_for_ever() -> None:
-    async with otlp_receiver() as receiver:
-        sys.stdout.write(f"http://127.0.0.1:{receiver.port}\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(_receive_for_ever())

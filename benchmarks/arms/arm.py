@@ -34,6 +34,18 @@ class Task:
     """To be called once they have, when servers' CPU time begins to count."""
 
 
+@dataclass(frozen=True, slots=True)
+class OurArm:
+    """What all arms that are programs of ours have in common."""
+
+    sets_positions: bool = True
+    warms_up: bool = False
+
+    def missing(self) -> str | None:
+        """It is always here."""
+        return None
+
+
 class Arm(Protocol):
     """A way to apply updates."""
 

@@ -14,11 +14,10 @@ import msgspec
 import uvloop
 from aiokafka import AIOKafkaConsumer
 
-from benchmarks.arms.arm import Task
-from benchmarks.arms.program import Clock, described, read_task, run_module
+from benchmarks.arms.arm import OurArm, Task
+from benchmarks.arms.program import Clock, described, owner_names, read_task, run_module
 from benchmarks.loads import Load
 from benchmarks.measure import Rate
-from shared.topology import ShardMap
 
 _SQL: Final = """
 UPDATE subscriptions AS row
@@ -50,21 +49,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLoop:
+class BatchLoop(OurArm):
     """A loop that writes what it polled in one statement for each shard."""
 
     name: str = "batch-loop"
     meaning: str = "aiokafka, each poll folded by row and written as one UNNEST statement per shard"
-    sets_positions: bool = True
-    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:
         """Apply all of every load."""
         return load.full
-
-    def missing(self) -> str | None:
-        """It is always here."""
-        return None
 
     def run(self, task: Task) -> Rate:
         """Consume everything."""
@@ -72,9 +65,8 @@ class BatchLoop:
 
 
 async def _measure(task: dict[str, Any]) -> None:
-    shards = ShardMap.equal(len(task["dsns"]))
     connections = {name: await asyncpg.connect(dsn) for name, dsn in task["dsns"].items()}
-    owners = [shards.shard_of(number).name for number in range(720)]
+    owners = owner_names(task)
     consumer = AIOKafkaConsumer(
         task["topic"],
         bootstrap_servers=task["bootstrap_servers"],

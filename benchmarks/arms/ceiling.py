@@ -14,7 +14,7 @@ from typing import Any, Final
 import asyncpg
 import uvloop
 
-from benchmarks.arms.arm import Task
+from benchmarks.arms.arm import OurArm, Task
 from benchmarks.arms.program import Clock, described, read_task, run_module
 from benchmarks.loads import BASE_TIMESTAMP_MS, LOADS, Load, Row, Update, make_rows
 from benchmarks.measure import Rate
@@ -26,23 +26,17 @@ _LOADS: Final = ("distinct", "once")
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
+class Ceiling(OurArm):
     """The statement alone, so many rows in each and so many under way on each shard."""
 
     name: str = _NAME
     rows_per_statement: int = 1_000
     connections_per_shard: int = 2
     meaning: str = "the same statement from asyncpg alone, no Kafka"
-    sets_positions: bool = True
-    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:
         """Take only loads in which nearly every update could be a row of its own."""
         return load.full if load.name in _LOADS else None
-
-    def missing(self) -> str | None:
-        """It is always here."""
-        return None
 
     def run(self, task: Task) -> Rate:
         """Execute all statements as fast as the shards take them."""

@@ -10,11 +10,10 @@ import asyncpg
 import uvloop
 from aiokafka import AIOKafkaConsumer
 
-from benchmarks.arms.arm import Task
-from benchmarks.arms.program import Clock, described, read_task, run_module
+from benchmarks.arms.arm import OurArm, Task
+from benchmarks.arms.program import Clock, described, owner_names, read_task, run_module
 from benchmarks.loads import SHORTEST, Load
 from benchmarks.measure import Rate
-from shared.topology import ShardMap
 
 _SQL: Final = """
 UPDATE subscriptions
@@ -26,21 +25,15 @@ _RECORDS_PER_POLL: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class PlainLoop:
+class PlainLoop(OurArm):
     """A plain aiokafka loop."""
 
     name: str = "plain-loop"
     meaning: str = "aiokafka, one UPDATE after the other"
-    sets_positions: bool = True
-    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:  # noqa: ARG002 - as slow with all of them
         """Take the shortest run of every load."""
         return SHORTEST
-
-    def missing(self) -> str | None:
-        """It is always here."""
-        return None
 
     def run(self, task: Task) -> Rate:
         """Consume everything."""
@@ -48,9 +41,8 @@ class PlainLoop:
 
 
 async def _measure(task: dict[str, Any]) -> None:
-    shards = ShardMap.equal(len(task["dsns"]))
     connections = {name: await asyncpg.connect(dsn) for name, dsn in task["dsns"].items()}
-    owners = [connections[shards.shard_of(number).name] for number in range(720)]
+    owners = [connections[name] for name in owner_names(task)]
     consumer = AIOKafkaConsumer(
         task["topic"],
         bootstrap_servers=task["bootstrap_servers"],

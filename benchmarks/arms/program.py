@@ -18,6 +18,7 @@ from benchmarks.arms.arm import Task
 from benchmarks.measure import Rate, rss_max_mib
 from deploy.local.layout import CHECKOUT
 from shared.errors import Transient
+from shared.topology import PARTITIONS, ShardMap
 
 _TIMEOUT_S: Final = 1_200.0
 WARM: Final = "warm\n"
@@ -126,6 +127,12 @@ class Clock:
             statements=statements,
         )
         print(json.dumps(asdict(rate)))
+
+
+def owner_names(task: Mapping[str, Any]) -> list[str]:
+    """Return the name of the shard that owns each partition."""
+    shards = ShardMap.equal(len(task["dsns"]))
+    return [shards.shard_of(number).name for number in range(PARTITIONS)]
 
 
 def read_task() -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import psutil
 
-from benchmarks.arms.arm import Task
+from benchmarks.arms.arm import OurArm, Task
+from benchmarks.collector import telemetry
 from benchmarks.loads import Load
 from benchmarks.measure import Rate, own_cpu, rss_max_mib
 from benchmarks.stack import PROFILE
@@ -32,7 +33,7 @@ TIDEMARK: Final = "tidemark"
 
 
 @dataclass(frozen=True, slots=True)
-class Tidemark:
+class Tidemark(OurArm):
     """`python -m consumer` of a checkout, watched through its status page."""
 
     name: str = TIDEMARK
@@ -41,16 +42,10 @@ class Tidemark:
     profile: bool = False
     processes: int = 1
     meaning: str = "Tidemark's consumer, one process"
-    sets_positions: bool = True
-    warms_up: bool = False
 
     def records(self, load: Load) -> int | None:
         """Apply all of every load."""
         return load.full
-
-    def missing(self) -> str | None:
-        """It is always here."""
-        return None
 
     def run(self, task: Task) -> Rate:
         """Start it, and watch it from the first record received to the last one applied."""
@@ -67,9 +62,11 @@ class Tidemark:
                 daemon.stop()
 
     def _daemon(self, task: Task, number: int) -> Daemon:
-        variables = {"TIDEMARK_GROUP__ID": task.group, **(self.settings or {})}
-        if task.otlp_endpoint is not None:
-            variables.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", task.otlp_endpoint)
+        variables = {
+            "TIDEMARK_GROUP__ID": task.group,
+            **telemetry(task.otlp_endpoint),
+            **(self.settings or {}),
+        }
         daemon = services.consumer(
             task.stack.layout, task.stack.plan, number, task.kafka.topic, variables
         )

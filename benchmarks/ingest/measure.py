@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.collector import telemetry
 from benchmarks.database import Databases
 from benchmarks.ingest.servers import FASTAPI, NOTHING, TWIN
 from benchmarks.loads import LOADS, Row, make_rows, record_value
@@ -217,11 +218,6 @@ def server_daemon(
     arguments = [server, str(stack.layout.shard_map), str(stack.plan.ingest)]
     argv = [sys.executable, "-m", "benchmarks.ingest.servers", *arguments]
     return replace(daemon, name=server, argv=argv)
-
-
-def telemetry(otlp_endpoint: str | None) -> dict[str, str]:
-    """Return the variables by which a service sends its spans and metrics there."""
-    return {} if otlp_endpoint is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint}
 
 
 def _name() -> str:

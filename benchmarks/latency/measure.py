@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
+from benchmarks.collector import telemetry
 from benchmarks.database import Databases
-from benchmarks.ingest.measure import server_daemon, telemetry
+from benchmarks.ingest.measure import server_daemon
 from benchmarks.ingest.servers import TWIN
 from benchmarks.latency.probes import INTERVAL_S, TAG, Probe
 from benchmarks.latency.scenarios import (
@@ -21,10 +22,10 @@ from benchmarks.latency.scenarios import (
     UPDATES_PER_BATCH,
     Scenario,
 )
-from benchmarks.latency.sender import TRACED_EVERY, Answer, Planned, Sender, http_request
+from benchmarks.latency.sender import Answer, Planned, Sender, http_request
 from benchmarks.loads import LOADS, Row, make_rows
 from benchmarks.measure import rss_mib
-from benchmarks.topics import temporary_topics
+from benchmarks.topics import SAMPLED_EVERY, temporary_topics
 from deploy.local import services
 from deploy.local.ports import HOST
 from deploy.local.processes import Daemon
@@ -75,7 +76,7 @@ class Latency:
                 "PATCH",
                 _path(rows[each.row]),
                 f'{{"tags":{each.tags}}}',
-                traced=number % TRACED_EVERY == 0,
+                traced=number % SAMPLED_EVERY == 0,
             )
             for number, each in enumerate(chosen[:_REQUESTS])
         ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from benchmarks.topics import SAMPLED
 from deploy.local import credentials
 
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -14,8 +15,7 @@ _ACCEPTED: Final = b"HTTP/1.1 202"
 _content_length: Final = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE).search
 
 
-TRACED_EVERY: Final = 100
-_TRACED: Final = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+_TRACED: Final = f"{SAMPLED[0]}: {SAMPLED[1].decode()}\r\n"
 
 
 def http_request(host: str, method: str, path: str, body: str, *, traced: bool = False) -> bytes:
