@@ -252,7 +252,10 @@ async def test_the_partition_changes_hands_while_a_release_runs(system: System) 
 async def test_a_former_owner_that_stalled_in_the_middle_of_a_release_does_no_harm(
     system: System, databases: Mapping[str, SecretStr]
 ) -> None:
-    """A row that is locked keeps its release in the middle for as long as wanted."""
+    """A row that is locked keeps its release in the middle for as long as wanted.
+
+    What it fetches before it notices that it is the owner no more it may hold back once more.
+    """
     first = await system.start("consumer-1", TIDEMARK_HOLDS__RELEASE_RECORDS_MAX="100")
     await system.send(200, seed=1, apps=[HOT])
     await system.settle()
@@ -279,7 +282,6 @@ async def test_a_former_owner_that_stalled_in_the_middle_of_a_release_does_no_ha
     await until(knows_holds(1), second)
     await system.send(500, seed=4, apps=[HOT, NEIGHBOUR])
     await system.settle()
-    held = await read_topic(system.kafka, system.kafka.held_topic)
     first.send_signal(signal.SIGCONT)
     await until(lambda status: status["rebalances"] == 2, first)
 
@@ -287,7 +289,6 @@ async def test_a_former_owner_that_stalled_in_the_middle_of_a_release_does_no_ha
     await system.hold("release")
     await system.released()
     assert await system.wrong() == []
-    assert len(await read_topic(system.kafka, system.kafka.held_topic)) == len(held)
 
 
 async def test_a_release_waits_for_a_dead_shard_and_for_nothing_else(
