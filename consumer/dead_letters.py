@@ -12,12 +12,16 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooL
 
 from consumer.observer import FlushObserver
 from consumer.partition_work import PartitionWork
+from consumer.per_second import PerSecond
 from consumer.settings import ConsumerSettings
 from consumer.subscription_queue import Record
 from shared.errors import Rejected
 from shared.kafka_clients import FORBIDDEN, client_options, close_client, until_reachable
 
 log = structlog.get_logger()
+
+_LOGGED_PER_S: Final = 20
+"""Lines a second at most, each with how many there were; all of them are in the topic."""
 
 
 class DeadLetterTopic:
@@ -32,6 +36,7 @@ class DeadLetterTopic:
         self._topic = topic
         self._retry_s = retry_s
         self._observer = observer
+        self._logged = PerSecond(_LOGGED_PER_S)
 
     async def send(self, record: Record, rejected: Rejected) -> None:
         """Return when the broker has the dead letter; retry for as long as it has not.
@@ -64,13 +69,15 @@ class DeadLetterTopic:
                 break
         self.counts[rejected.reason] += 1
         self._observer.given_up(record, rejected)
-        log.warning(
-            "update.dead_lettered",
-            reason=rejected.reason,
-            sqlstate=rejected.sqlstate,
-            partition=record.partition,
-            offset=record.offset,
-        )
+        if self._logged.may():
+            log.warning(
+                "update.dead_lettered",
+                reason=rejected.reason,
+                sqlstate=rejected.sqlstate,
+                partition=record.partition,
+                offset=record.offset,
+                count=self.counts.total(),
+            )
 
 
 _MESSAGE_LENGTH_MAX: Final = 500

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import not_
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -17,11 +19,15 @@ from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork
-from consumer.store import Applied
+from consumer.refusals import Judge, Refusal, first_refused
+from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
 
 log = structlog.get_logger()
+
+_STATEMENTS_TO_ASK_ABOUT: Final = 2
+"""How many full ones are preceded by the question what of them will be refused, once some was."""
 
 _FORGET_ROWS_MAX: Final = 10_000
 """First uses of keys that one statement forgets."""
@@ -43,6 +49,12 @@ class Store(Protocol):
 
     async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
         """Say of each change whether somebody else's transaction holds its row."""
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        """Say of each change why Postgres does not take its JSON, None where it does."""
+
+    async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        """Say of each change whether its row as it is now would have too many tags with it."""
 
 
 class DeadLetters(Protocol):
@@ -90,6 +102,15 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     work: PartitionWork
     queue: SubscriptionQueue
     count: int
+
+
+class _Folded(msgspec.Struct, frozen=True, gc=False):
+    """A row with what its updates amount to, and the keys that they are the first to use."""
+
+    row: _Row
+    updates: Sequence[PendingUpdate]
+    change: RowChange
+    first_uses: Sequence[KeyUse] = ()
 
 
 class _Refused(NamedTuple):
@@ -149,6 +170,8 @@ class ShardWriter:
         self._has_locked = asyncio.Event()
         self._being_retried = 0
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
+        self._question: Judge = store.find_unreadable
+        self._rows_to_ask_about = 0
         self._saturated = 0
         self._under_way: set[asyncio.Timeout] = set()
         self._flush_ended = asyncio.Event()
@@ -310,69 +333,74 @@ class ShardWriter:
         somebody else holds. What was found stays found where a later part fails: it has been
         counted.
         """
-        rows = [row for row in rows if not row.work.is_over]
-        if not rows:
-            return
-        folds: Sequence[Sequence[PendingUpdate]] = [row.queue.updates[: row.count] for row in rows]
-        first_uses: Sequence[KeyUse] = ()
-        if keyed := [row for row in rows if row.queue.has_keys]:
-            rows, folds, first_uses = await self._judge(rows, keyed, left)
-            if not rows:
+        folded = await self._fold(rows, left)
+        if self._rows_to_ask_about > 0 and folded:
+            refusals = await self._find_refused(folded)
+            if any(refusals):
+                await self._write_accepted(folded, refusals, left)
                 return
-        changes = [fold(each) for each in folds]
-        started = asyncio.get_running_loop().time()
-        try:
-            applied = await self._store.apply(changes, first_uses)
-        except Rejected as rejected:
-            await self._find_refused(rows, rejected, left)
-            return
-        except Transient as error:
-            if not error.locked:
-                raise
-            await self._write_unlocked(rows, changes, left)
-            return
-        took_s = asyncio.get_running_loop().time() - started
-        self.pace.note(took_s, more_waits=bool(self._ready))
-        self._observer.written(
-            self.name, rows, folds, took_s=took_s, pool_wait_s=applied.pool_wait_s
-        )
-        self.counts.flushes += 1
-        rows_written = sum(applied.written)
-        self.counts.rows_written += rows_written
-        self.counts.rows_skipped += len(rows) - rows_written
-        found = zip(rows, changes, applied.positions, applied.written, strict=True)
-        for row, change, position, written in found:
-            self._complete(row, change, position, written=written)
+        await self._apply(folded, left)
 
-    async def _judge(
-        self, rows: Sequence[_Row], keyed: Sequence[_Row], left: _Left
-    ) -> tuple[list[_Row], list[Sequence[PendingUpdate]], list[KeyUse]]:
-        """Cut each row before an update that reuses a key, or refuse it where that is its oldest.
+    async def _fold(self, rows: Sequence[_Row], left: _Left) -> Sequence[_Folded]:
+        """Fold each row, up to an update that reuses a key; refuse it where that is its oldest.
 
         That is its caller's fault for sure, so it does not count against the partition.
         """
         keys = [
             (*row.queue.key, pending.update.once.key)
-            for row in keyed
+            for row in rows
+            if row.queue.has_keys
             for pending in row.queue.updates[: row.count]
             if pending.update.once is not None
         ]
         known = await self._store.first_uses(keys) if keys else {}
-        cut: list[_Row] = []
-        folds: list[Sequence[PendingUpdate]] = []
-        first_uses: list[KeyUse] = []
+        folded: list[_Folded] = []
         for row in rows:
-            updates: Sequence[PendingUpdate] = row.queue.updates[: row.count]
-            if row.queue.has_keys:
-                judged = judge(updates, known)
-                if not judged.updates:
-                    left.refused.append(_Refused(row.work, row.queue, reused()))
-                    continue
-                updates = judged.updates
-                first_uses += judged.first_uses
-            cut.append(_Row(row.work, row.queue, len(updates)))
-            folds.append(updates)
-        return cut, folds, first_uses
+            updates = row.queue.updates[: row.count]
+            if not row.queue.has_keys:
+                folded.append(_Folded(row, updates, fold(updates)))
+                continue
+            judged = judge(updates, known)
+            if judged.updates:
+                cut = _Row(row.work, row.queue, len(judged.updates))
+                folded.append(_Folded(cut, judged.updates, fold(judged.updates), judged.first_uses))
+            else:
+                left.refused.append(_Refused(row.work, row.queue, reused()))
+        return folded
+
+    async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
+        folded = [each for each in folded if not each.row.work.is_over]
+        if not folded:
+            return
+        started = asyncio.get_running_loop().time()
+        try:
+            applied = await self._store.apply(
+                [each.change for each in folded],
+                [use for each in folded for use in each.first_uses],
+            )
+        except Rejected as rejected:
+            await self._write_others(folded, rejected, left)
+            return
+        except Transient as error:
+            if not error.locked:
+                raise
+            await self._write_unlocked(folded, left)
+            return
+        took_s = asyncio.get_running_loop().time() - started
+        self.pace.note(took_s, more_waits=bool(self._ready))
+        self._observer.written(
+            self.name,
+            [each.row for each in folded],
+            [each.updates for each in folded],
+            took_s=took_s,
+            pool_wait_s=applied.pool_wait_s,
+        )
+        self.counts.flushes += 1
+        rows_written = sum(applied.written)
+        self.counts.rows_written += rows_written
+        self.counts.rows_skipped += len(folded) - rows_written
+        for each, position, written in zip(folded, applied.positions, applied.written, strict=True):
+            self._complete(each.row, each.change, position, written=written)
 
     def _complete(
         self, row: _Row, change: RowChange, position: int | None, *, written: bool
@@ -395,35 +423,81 @@ class ShardWriter:
         await self._write(rows[:middle], left)
         await self._write(rows[middle:], left)
 
-    async def _write_unlocked(
-        self, rows: Sequence[_Row], changes: Sequence[RowChange], left: _Left
-    ) -> None:
-        locked = await self._store.find_locked(changes)
-        if len(rows) == 1:
-            left.locked.append(rows[0])
+    async def _write_unlocked(self, folded: Sequence[_Folded], left: _Left) -> None:
+        locked = await self._store.find_locked([each.change for each in folded])
+        if len(folded) == 1:
+            left.locked.append(folded[0].row)
         elif any(locked):
-            found = list(zip(rows, locked, strict=True))
-            left.locked += [row for row, is_locked in found if is_locked]
-            await self._write([row for row, is_locked in found if not is_locked], left)
+            left.locked += [each.row for each in compress(folded, locked)]
+            await self._apply(list(compress(folded, map(not_, locked))), left)
         else:
             # Free meanwhile, or just being inserted by somebody, which only shows when it is tried.
-            await self._write_halves(rows, left)
+            await self._write_halves([each.row for each in folded], left)
 
-    async def _find_refused(self, rows: Sequence[_Row], rejected: Rejected, left: _Left) -> None:
-        if len(rows) > 1:
-            await self._write_halves(rows, left)
+    async def _write_others(
+        self, folded: Sequence[_Folded], rejected: Rejected, left: _Left
+    ) -> None:
+        """Write what can be of rows of which at least one is refused."""
+        row = folded[0].row
+        if len(folded) == row.count == 1:
+            self._refuse(row, rejected, left)
             return
-        work, queue, count = rows[0].work, rows[0].queue, rows[0].count
-        if count > 1:
-            # In order: the older half is completed, so taken out, before the younger is read.
-            older, found = count // 2, left.count
-            await self._write([_Row(work, queue, older)], left)
-            if left.count == found:
-                await self._write([_Row(work, queue, count - older)], left)
-        elif work.may_give_up():
-            left.refused.append(_Refused(work, queue, rejected.to_keep()))
+        full = rejected.reason == TOO_MANY_TAGS
+        self._question = self._store.find_overfull if full else self._store.find_unreadable
+        refusals = await self._find_refused(folded)
+        if any(refusals):
+            await self._write_accepted(folded, refusals, left)
+        # Otherwise it is of a kind that only shows when it is tried.
+        elif len(folded) > 1:
+            await self._write_halves([each.row for each in folded], left)
         else:
-            log.error("partition.stopped", partition=work.partition, reason=STOPPED)
+            # In order: the older half is completed, so taken out, before the younger is read.
+            older, found = row.count // 2, left.count
+            await self._write([_Row(row.work, row.queue, older)], left)
+            if left.count == found:
+                await self._write([_Row(row.work, row.queue, row.count - older)], left)
+
+    async def _find_refused(self, folded: Sequence[_Folded]) -> Sequence[Refusal | None]:
+        """Say of each row which of its updates is the first that is refused.
+
+        Where some were lately, statements are preceded by this question: that costs less than one
+        that is refused, and then this question.
+        """
+        refusals = await first_refused(
+            [each.updates for each in folded],
+            [each.change for each in folded],
+            self._question,
+        )
+        if any(refusals):
+            self._rows_to_ask_about = _STATEMENTS_TO_ASK_ABOUT * self.pace.rows
+        else:
+            self._rows_to_ask_about -= len(folded)
+        return refusals
+
+    async def _write_accepted(
+        self, folded: Sequence[_Folded], refusals: Sequence[Refusal | None], left: _Left
+    ) -> None:
+        """Write each row up to its first refused update."""
+        accepted = [each for each, refusal in zip(folded, refusals, strict=True) if not refusal]
+        refused = [
+            (_Row(each.row.work, each.row.queue, refusal.accepted), refusal.rejected)
+            for each, refusal in zip(folded, refusals, strict=True)
+            if refusal
+        ]
+        oldest = [row.queue.updates[row.count] for row, _ in refused]
+        try:
+            before = await self._fold([row for row, _ in refused if row.count], left)
+            await self._apply([*accepted, *before], left)
+        finally:
+            for (row, rejected), update in zip(refused, oldest, strict=True):
+                if not row.work.is_over and row.queue.updates[0] is update:
+                    self._refuse(row, rejected, left)
+
+    def _refuse(self, row: _Row, rejected: Rejected, left: _Left) -> None:
+        if row.work.may_give_up():
+            left.refused.append(_Refused(row.work, row.queue, rejected.to_keep()))
+        else:
+            log.error("partition.stopped", partition=row.work.partition, reason=STOPPED)
 
     async def give_up_for_ever(self) -> None:
         """Complete each refused update once the broker has its dead letter; hold up nobody else.

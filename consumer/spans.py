@@ -20,6 +20,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from consumer.per_second import PerSecond
 from consumer.subscription_queue import PendingUpdate, Record, SubscriptionQueue
 from shared.errors import Rejected, TidemarkError
 from shared.tracing import sampled_sender
@@ -64,8 +65,8 @@ class ProcessSpans:
         self._group = group
         self._topic_epoch = topic_epoch
         self._slow_s = slow_s
-        self._asked = _PerSecond(per_s_max, clock)
-        self._unasked = _PerSecond(_UNASKED_PER_S, clock)
+        self._asked = PerSecond(per_s_max, clock)
+        self._unasked = PerSecond(_UNASKED_PER_S, clock)
 
     def written(
         self,
@@ -176,34 +177,6 @@ class ProcessSpans:
             attributes=attributes,
             start_time=started_ns,
         )
-
-
-class _PerSecond:
-    """Says yes so many times a second."""
-
-    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._second = 0
-        self._taken = 0
-
-    @property
-    def is_left(self) -> bool:
-        """Whether there is one to take."""
-        second = int(self._clock())
-        if second != self._second:
-            self._second, self._taken = second, 0
-        return self._taken < self._limit
-
-    def may(self) -> bool:
-        """Take one, if one is left."""
-        left = self.is_left
-        self._taken += left
-        return left
-
-    def take(self, count: int) -> None:
-        """Take some, left or not."""
-        self._taken += count
 
 
 _Asked = tuple[Record, int, SpanContext | None]

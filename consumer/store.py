@@ -24,6 +24,9 @@ BEFORE_ALL: Final = -1
 APPLIED_BEFORE: Final = 2**63 - 1
 """Where a row of a later topic epoch stands: all of this one was applied before."""
 
+TOO_MANY_TAGS: Final = "too_many_tags"
+"""The reason for which the row of an update is full: the name of the constraint."""
+
 _SERVER_FIRST_S: Final = 1.0
 
 
@@ -35,6 +38,8 @@ _APPLY: Final = _sql("apply_changes.sql")
 _APPLY_AND_KEEP_USES: Final = _sql("keep_uses.sql") + _APPLY
 _READ_POSITIONS: Final = _sql("read_positions.sql")
 _FIND_LOCKED: Final = _sql("find_locked.sql")
+_FIND_UNREADABLE: Final = _sql("find_unreadable.sql")
+_FIND_OVERFULL: Final = _sql("find_overfull.sql")
 _READ_USES: Final = _sql("read_uses.sql")
 _FORGET_USES: Final = _sql("forget_uses.sql")
 
@@ -96,10 +101,7 @@ class ShardStore:
                 [each.first_offset for each in changes],
                 [each.last_offset for each in changes],
                 [each.accepted_ms for each in changes],
-                _json_column([each.tags for each in changes]),
-                _json_column([each.increment_tags for each in changes]),
-                _json_column([each.properties for each in changes]),
-                _json_column([each.increment for each in changes]),
+                *_json_columns(changes),
                 self._topic_epoch,
                 self._create_missing,
                 *(_columns(first_uses, changes) if first_uses else ()),
@@ -128,6 +130,43 @@ class ShardStore:
         async with self._connection() as connection:
             rows = await connection.fetch(_FIND_LOCKED, *_ids(changes))
         return [row["locked"] for row in rows]
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        """Say of each change why Postgres does not take its JSON, None where it does.
+
+        Raises:
+            Transient: the shard cannot tell now.
+        """
+        async with self._connection() as connection:
+            rows = await connection.fetch(_FIND_UNREADABLE, *_json_columns(changes))
+        refusals: list[Rejected | None] = [None] * len(changes)
+        for row in rows:
+            refusals[row["place"] - 1] = _refusal(row["sqlstate"])
+        return refusals
+
+    async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        """Say of each change whether its row as it is now would have too many tags with it.
+
+        None where it would not, and where the change is unreadable or does not apply.
+
+        Raises:
+            Transient: the shard cannot tell now.
+        """
+        tags, increment_tags, *_ = _json_columns(changes)
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                _FIND_OVERFULL,
+                *_ids(changes),
+                [each.first_offset for each in changes],
+                tags,
+                increment_tags,
+                self._topic_epoch,
+                self._create_missing,
+            )
+        refusals: list[Rejected | None] = [None] * len(changes)
+        for row in rows:
+            refusals[row["place"] - 1] = _refusal(_CHECK_VIOLATION, TOO_MANY_TAGS)
+        return refusals
 
     async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
         """Return what is known of keys, which are app ID, subscription ID and key.
@@ -264,6 +303,15 @@ def _ids(changes: Sequence[RowChange]) -> tuple[list[str], list[str]]:
     return [each.app_id for each in changes], [each.subscription_id for each in changes]
 
 
+def _json_columns(changes: Sequence[RowChange]) -> tuple[list[str | None], ...]:
+    return (
+        _json_column([each.tags for each in changes]),
+        _json_column([each.increment_tags for each in changes]),
+        _json_column([each.properties for each in changes]),
+        _json_column([each.increment for each in changes]),
+    )
+
+
 def _json_column(changes: Sequence[Mapping[str, Any]]) -> list[str | None]:
     """Return the JSON of each, None where there is none; nothing at all where there is none of any.
 
@@ -303,8 +351,16 @@ _SHARD_STATES: Final = {"25006", "57P01", "57P03"}
 
 _PROTOCOL_VIOLATION: Final = "08P01"
 
-_SENTENCES: Final = {"too_many_tags": "Its row would have more than 200 tags."}
+_CHECK_VIOLATION: Final = "23514"
+
+_SENTENCES: Final = {TOO_MANY_TAGS: "Its row would have more than 200 tags."}
 """What callers are told of a constraint that says no."""
+
+
+def _refusal(sqlstate: str, constraint: str | None = None) -> Rejected:
+    reason = constraint or "refused"
+    sentence = _SENTENCES.get(reason, f"Postgres refuses the data ({sqlstate}).")
+    return Rejected(sentence, reason=reason, sqlstate=sqlstate)
 
 
 @contextmanager
@@ -322,12 +378,7 @@ def _translated_errors(*, any_input: bool = False) -> Iterator[None]:
         if sqlstate == _LOCKED:
             raise Transient(f"Somebody else holds a lock ({sqlstate}).", locked=True) from error
         if sqlstate[:2] in _DATA_CLASSES:
-            reason = error.constraint_name or "refused"
-            raise Rejected(
-                _SENTENCES.get(reason, f"Postgres refuses the data ({sqlstate})."),
-                reason=reason,
-                sqlstate=sqlstate,
-            ) from error
+            raise _refusal(sqlstate, error.constraint_name) from error
         if sqlstate == _PROTOCOL_VIOLATION:
             raise Transient(
                 f"The connection is refused ({sqlstate}); if a pooler is in between, set "

@@ -18,6 +18,9 @@ from pydantic import SecretStr
 from operator_cli.shard_connections import Connection, connected, raise_failures
 from shared.errors import Misconfigured
 
+POSTGRES_MIN: Final = 16
+"""The first major version that can say of JSON whether it is any, without an error."""
+
 _FILE_NAME: Final = re.compile(
     r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?P<concurrently>\.concurrently)?\.sql"
 )
@@ -89,7 +92,8 @@ async def migrate(
         directory: see `known_migrations`.
 
     Raises:
-        Misconfigured: a shard refuses the login, or its schema is newer than this program.
+        Misconfigured: a shard refuses the login, is too old, or its schema is newer than this
+            program.
         Transient: a shard cannot be reached, or refused a statement.
     """
     migrations = known_migrations(directory)
@@ -117,6 +121,11 @@ async def _migrate_shard(
     shard: str, dsn: SecretStr, migrations: Sequence[Migration], dry_run: bool
 ) -> list[Migration]:
     async with connected(shard, dsn, could_not="be migrated") as connection:
+        server = connection.get_server_version()
+        if server.major < POSTGRES_MIN:
+            raise Misconfigured(
+                f"{shard} is Postgres {server.major}; upgrade it to {POSTGRES_MIN} or later."
+            )
         async with connection.transaction(readonly=True):
             done = await applied_migrations(connection)
         for version, name in done.items():

@@ -1,11 +1,11 @@
 """A store in memory; `tests/contract/test_store.py` holds it to what a real shard does."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from consumer.folding import RowChange
 from consumer.once import KeyUse, KnownUses
-from consumer.store import Applied
+from consumer.store import TOO_MANY_TAGS, Applied
 from shared.errors import Rejected, Transient
 from shared.topology import partition_of
 from shared.updates import Update
@@ -13,6 +13,8 @@ from tests.records import body_of
 from verification.model import ModelRow
 
 NUL = "\x00"
+
+_TAGS_MAX = 200
 
 
 @dataclass
@@ -36,6 +38,7 @@ class FakeStore:
     locked: set[tuple[str, str]] = field(default_factory=set)
     inserting: set[tuple[str, str]] = field(default_factory=set)
     statements: list[list[RowChange]] = field(default_factory=list)
+    judged: list[list[RowChange]] = field(default_factory=list)
     uses: dict[tuple[str, str, str], tuple[int, KeyUse]] = field(default_factory=dict)
     """First uses of keys, each with its epoch."""
 
@@ -45,9 +48,9 @@ class FakeStore:
         self.statements.append(list(changes))
         if self.outage is not None:
             raise self.outage
-        for change in changes:
-            if _has_nul(change.tags) or _has_nul(change.properties):
-                raise Rejected("Postgres refuses the data.", reason="refused", sqlstate="22P05")
+        for judge in (_unreadable, self._overfull):
+            for rejected in filter(None, map(judge, changes)):
+                raise rejected
         if any(_key(change) in self.locked | self.inserting for change in changes):
             raise Transient("Somebody else holds a lock.", locked=True)
         written = [self._apply(change) for change in changes]
@@ -66,6 +69,20 @@ class FakeStore:
         if self.outage is not None:
             raise self.outage
         return [_key(change) in self.locked for change in changes]
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        return self._judged(changes, _unreadable)
+
+    async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        return self._judged(changes, self._overfull)
+
+    def _judged(
+        self, changes: Sequence[RowChange], judge: Callable[[RowChange], Rejected | None]
+    ) -> Sequence[Rejected | None]:
+        self.judged.append(list(changes))
+        if self.outage is not None:
+            raise self.outage
+        return [judge(change) for change in changes]
 
     async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
         if self.outage is not None:
@@ -92,15 +109,29 @@ class FakeStore:
             del self.uses[key]
         return len(old)
 
+    def _overfull(self, change: RowChange) -> Rejected | None:
+        row = None if _unreadable(change) else self._applied(change)
+        if row is None or len(row.tags) <= _TAGS_MAX:
+            return None
+        return Rejected("Too many tags.", reason=TOO_MANY_TAGS, sqlstate="23514")
+
     def _apply(self, change: RowChange) -> bool:
-        key = _key(change)
-        row = self.rows.get(key)
+        row = self._applied(change)
+        if row is None:
+            return False
+        self.rows[_key(change)] = row
+        return True
+
+    def _applied(self, change: RowChange) -> FakeRow | None:
+        """Return the row as the change makes it, None where it does not apply."""
+        row = self.rows.get(_key(change))
         if row is None:
             if not self.create_missing:
-                return False
-            row = self.rows[key] = FakeRow()
+                return None
+            row = FakeRow()
         elif (row.epoch, row.offset) >= (self.topic_epoch, change.first_offset):
-            return False
+            return None
+        row = replace(row, tags=dict(row.tags), properties=dict(row.properties))
         row.apply(
             body_of(
                 Update(
@@ -115,7 +146,7 @@ class FakeStore:
             )
         )
         row.epoch, row.offset = self.topic_epoch, change.last_offset
-        return True
+        return row
 
     def _position(self, change: RowChange) -> int | None:
         row = self.rows.get(_key(change))
@@ -131,6 +162,12 @@ class FakeStore:
 
 def _key(change: RowChange) -> tuple[str, str]:
     return change.app_id, change.subscription_id
+
+
+def _unreadable(change: RowChange) -> Rejected | None:
+    if _has_nul(change.tags) or _has_nul(change.properties):
+        return Rejected("Postgres refuses the data.", reason="refused", sqlstate="22P05")
+    return None
 
 
 def _has_nul(members: Mapping[str, object]) -> bool:

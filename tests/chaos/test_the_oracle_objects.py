@@ -207,6 +207,12 @@ class Wrapped:
     async def find_locked(self, changes: Sequence[RowChange]) -> Sequence[bool]:
         return await self._store.find_locked(changes)
 
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        return await self._store.find_unreadable(changes)
+
+    async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        return await self._store.find_overfull(changes)
+
 
 class HoldingUp(Wrapped):
     """A store that never answers for one subscription."""

@@ -36,6 +36,14 @@ def asked_for(keys: Sequence[int], number: int) -> Sequence[tuple[str, str, str]
     return [(APP, subscription(number), once_of(key).key) for key in keys]
 
 
+Reasons = Sequence[tuple[str, str | None] | None]
+"""Reason and SQLSTATE of each change that is refused."""
+
+
+def reasons(judged: Sequence[Rejected | None]) -> Reasons:
+    return [(each.reason, each.sqlstate) if each else None for each in judged]
+
+
 class Shard(Protocol):
     """A store, another of a later topic epoch over the same rows, and a way to look at them."""
 
@@ -49,6 +57,8 @@ class Shard(Protocol):
     async def known(self, *keys: int, number: int = 1) -> KnownUses: ...
     async def forget(self, before_ms: int, rows_max: int = 100) -> int: ...
     async def find_locked(self, *changes: RowChange) -> Sequence[bool]: ...
+    async def find_unreadable(self, *changes: RowChange) -> Reasons: ...
+    async def find_overfull(self, *changes: RowChange, create: bool = True) -> Reasons: ...
     async def row(self, number: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None: ...
     def locking(self, number: int) -> AbstractAsyncContextManager[None]:
         """Somebody else's transaction that has locked a row."""
@@ -63,6 +73,13 @@ class FakeShard:
 
     async def find_locked(self, *changes: RowChange) -> Sequence[bool]:
         return await self._store.find_locked(changes)
+
+    async def find_unreadable(self, *changes: RowChange) -> Reasons:
+        return reasons(await self._store.find_unreadable(changes))
+
+    async def find_overfull(self, *changes: RowChange, create: bool = True) -> Reasons:
+        self._store.topic_epoch, self._store.create_missing = 0, create
+        return reasons(await self._store.find_overfull(changes))
 
     @asynccontextmanager
     async def locking(self, number: int) -> AsyncIterator[None]:
@@ -131,6 +148,12 @@ class RealShard:
 
     async def find_locked(self, *changes: RowChange) -> Sequence[bool]:
         return await (await self._store(0, create=True)).find_locked(changes)
+
+    async def find_unreadable(self, *changes: RowChange) -> Reasons:
+        return reasons(await (await self._store(0, create=True)).find_unreadable(changes))
+
+    async def find_overfull(self, *changes: RowChange, create: bool = True) -> Reasons:
+        return reasons(await (await self._store(0, create=create)).find_overfull(changes))
 
     async def _store(self, epoch: int, *, create: bool) -> ShardStore:
         if (epoch, create) not in self._stores:
@@ -342,6 +365,34 @@ class StoreContract:
         assert caught.value.sqlstate == "22P05"
         assert await shard.row(1) is None
 
+    async def test_what_is_unreadable_is_found(self, shard: Shard) -> None:
+        found = await shard.find_unreadable(
+            change_of(1, update_of(1, tags={"a": 1.5, "b": "\\u0000"}, properties={"n": "ü"})),
+            change_of(1, update_of(2, tags={"a": NUL})),
+            change_of(1, update_of(3, increment={"session_count": 1}, increment_tags={"a": 1})),
+            change_of(1, update_of(4, properties={"language": NUL})),
+        )
+
+        assert found == [None, ("refused", "22P05"), None, ("refused", "22P05")]
+
+    async def test_what_makes_its_row_overfull_is_found(self, shard: Shard) -> None:
+        await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(199)})))
+        too_many = {f"{n}": n for n in range(201)}
+
+        found = await shard.find_overfull(
+            change_of(1, update_of(1, tags={"0": None, "a": 1, "b": 2})),
+            change_of(1, update_of(1, tags={"a": 1}, increment_tags={"b": 2})),
+            change_of(0, update_of(1, tags={"a": 1, "b": 2})),
+            change_of(1, update_of(1, tags={"a": 1, "b": NUL})),
+            change_of(1, update_of(2, tags=too_many)),
+        )
+        ignored = await shard.find_overfull(change_of(1, update_of(2, tags=too_many)), create=False)
+
+        full = ("too_many_tags", "23514")
+        assert found == [None, full, None, None, full]
+        assert ignored == [None]
+        assert await shard.row(2) is None
+
     async def test_a_row_that_others_hold_is_found_and_nothing_of_its_statement_written(
         self, shard: Shard
     ) -> None:
@@ -374,6 +425,32 @@ class StoreContract:
         assert caught.value.locked
         assert locked == [False]
         assert applied == Applied([0], [True])
+
+    async def test_a_row_may_have_200_tags_and_no_more(self, shard: Shard) -> None:
+        await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(200)})))
+        await shard.apply(change_of(1, update_of(1, tags={"0": None, "new": 1})))
+
+        with pytest.raises(Rejected) as caught:
+            await shard.apply(change_of(2, update_of(1, increment_tags={"one_more": 1})))
+
+        assert caught.value.reason == "too_many_tags"
+        row = await shard.row(1)
+        assert row is not None
+        assert len(row[0]) == 200
+
+    async def test_a_write_is_refused_for_what_is_found_without_it(self, shard: Shard) -> None:
+        full = {f"{n}": n for n in range(200)}
+        for find, update in (
+            (shard.find_unreadable, update_of(1, tags={"a": NUL})),
+            (shard.find_unreadable, update_of(1, tags={NUL: 1})),
+            (shard.find_unreadable, update_of(1, properties={"a": NUL})),
+            (shard.find_overfull, update_of(1, tags={**full, "one_more": 1})),
+            (shard.find_overfull, update_of(1, tags=full, increment_tags={"one_more": 1})),
+        ):
+            with pytest.raises(Rejected) as caught:
+                await shard.apply(change_of(0, update))
+
+            assert await find(change_of(0, update)) == reasons([caught.value])
 
 
 _FIELDS = b"SFATAL\x00VFATAL\x00C57P01\x00Mterminating\x00\x00"
@@ -458,18 +535,11 @@ class TestShardStore(StoreContract):
             rows = [await shards[0].row(n) for n in (0, 150, 299)]
         assert rows == [({}, {"session_count": Decimal(1)})] * 3
 
-    async def test_a_row_may_have_200_tags_and_no_more(self, shard: Shard) -> None:
-        await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(200)})))
-        await shard.apply(change_of(1, update_of(1, tags={"0": None, "new": 1})))
-
+    async def test_a_refusal_is_put_in_a_sentence(self, shard: Shard) -> None:
         with pytest.raises(Rejected) as caught:
-            await shard.apply(change_of(2, update_of(1, increment_tags={"one_more": 1})))
+            await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(201)})))
 
-        assert caught.value.reason == "too_many_tags"
         assert str(caught.value) == "Its row would have more than 200 tags."
-        row = await shard.row(1)
-        assert row is not None
-        assert len(row[0]) == 200
 
     async def test_a_refused_connection_is_transient(self) -> None:
         async with AsyncExitStack() as stack:

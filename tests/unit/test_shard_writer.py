@@ -375,14 +375,86 @@ async def test_a_poisoned_update_counts_once_however_often_its_flush_fails() -> 
     assert shard.work.committable == 4
 
 
-async def test_finding_one_poisoned_update_takes_logarithmically_many_statements() -> None:
+async def test_many_poisoned_updates_of_a_flush_take_no_more_statements_than_one() -> None:
     shard = Shard(rows=64)
-    shard.receive(*[update_of(n, tags={"bad": NUL} if n == 41 else {}) for n in range(64)])
+    poisoned = {8 * 41 + 5, 8 * 50, 8 * 63 + 7}
+    shard.receive(
+        *[
+            update_of(n // 8, increment={"n": 1}, tags={"bad": NUL} if n in poisoned else {})
+            for n in range(8 * 64)
+        ]
+    )
+
+    await shard.settle()
+
+    assert set(shard.graveyard.offsets) == poisoned
+    assert [len(changes) for changes in shard.store.judged] == [64, 3 * 7, 2]
+    assert [len(changes) for changes in shard.store.statements] == [64, 63, 2]
+    counted = [shard.store.rows[APP, subscription(n)].properties["n"] for n in range(64)]
+    assert counted == [7 if n in {41, 50, 63} else 8 for n in range(64)]
+
+
+async def test_where_updates_are_refused_lately_no_statement_is_tried_in_vain() -> None:
+    shard = Shard(rows=100)
+    for first in range(0, 40, 4):
+        bad = update_of(1, tags={"bad": NUL} if first % 8 == 0 else {})
+        shard.receive(update_of(0), bad, update_of(2), update_of(3), first=first)
+        await shard.settle()
+    refused = len(shard.store.statements)
+    for first in range(40, 1040, 100):
+        shard.receive(*[update_of(n) for n in range(100)], first=first)
+        await shard.settle()
+
+    assert refused == 1 + 10
+    assert len(shard.store.judged) == 10 + 2
+    assert len(shard.store.statements) == refused + 10
+
+
+async def test_a_row_is_filled_up_to_its_last_tag() -> None:
+    shard = Shard()
+    shard.receive(*[update_of(0, tags={f"{n}": n}) for n in range(204)], update_of(1))
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [200, 201, 202, 203]
+    assert len(shard.store.rows[APP, subscription(0)].tags) == 200
+    assert shard.work.committable == 205
+
+
+class TellingNothingStore(FakeStore):
+    """Refuses for reasons that only show when it is tried."""
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[None]:
+        return [None for _ in changes]
+
+
+async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
+    shard = Shard(TellingNothingStore(), rows=64)
+    updates = [update_of(n, tags={"bad": NUL} if n == 41 else {}) for n in range(64)]
+    shard.receive(*updates, *[update_of(41)] * 3)
 
     await shard.settle()
 
     assert shard.graveyard.offsets == [41]
-    assert len(shard.store.statements) == 1 + 2 * 6
+    assert len(shard.store.statements) <= 1 + 2 * 8 + 1
+    assert shard.store.rows[APP, subscription(41)].offset == 66
+
+
+async def test_what_is_before_a_poisoned_update_is_written_before_that_is_given_up() -> None:
+    """While its row is held by others, nothing of it can be."""
+    store = FakeStore(locked={(APP, subscription(0))})
+    shard = Shard(store)
+    shard.receive(update_of(0, tags={"n": 1}), update_of(0, tags={"bad": NUL}), update_of(1))
+    async with asyncio.timeout(10), shard.running():
+        while len(store.statements) < 10:
+            await asyncio.sleep(0)
+        given_up = list(shard.graveyard.offsets)
+        store.locked.clear()
+        await shard.work.idle.wait()
+
+    assert given_up == []
+    assert shard.graveyard.offsets == [1]
+    assert store.rows[APP, subscription(0)].offset == 0
 
 
 @given(st.lists(updates, min_size=1, max_size=12), st.data())

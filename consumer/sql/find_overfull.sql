@@ -1,0 +1,22 @@
+-- Which changes would give their rows too many tags, by their places from 1; waits for nobody. What
+-- a change says that holds unreadable JSON, or would not apply, is left out.
+SELECT change.place
+FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[])
+    WITH ORDINALITY AS change (
+        app_id, subscription_id, first_offset, tags, increment_tags, place
+    )
+LEFT JOIN subscriptions AS row USING (app_id, subscription_id)
+WHERE CASE
+    WHEN NOT coalesce(
+        (row.applied_epoch, row.applied_offset) < ($6::integer, change.first_offset), $7::boolean
+    ) THEN false
+    WHEN NOT pg_input_is_valid(coalesce(change.tags, '{}'), 'jsonb')
+        OR NOT pg_input_is_valid(coalesce(change.increment_tags, '{}'), 'jsonb') THEN false
+    ELSE jsonb_member_count(
+        jsonb_strip_nulls(
+            coalesce(row.tags, '{}')
+            || coalesce(change.tags, '{}')::jsonb
+            || coalesce(change.increment_tags, '{}')::jsonb
+        )
+    ) > 200
+END
