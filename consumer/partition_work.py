@@ -74,7 +74,8 @@ class PartitionWork:
         self._unreadable_guard = DeadLetterGuard(guard)
         self._refused_guard = DeadLetterGuard(guard)
         self._received_count = 0
-        self._completed_count = 0
+        self.completed_count = 0
+        """How many records need no more work."""
         self._give_up = give_up
         self._hold_back = hold_back
         self._waiting: list[PendingUpdate] = []
@@ -245,9 +246,12 @@ class PartitionWork:
             self._divert(pending, ready, held)
         self._hand_on(ready, held)
 
-    def may_give_up(self) -> bool:
-        """Say whether one more refused update may be given up on; if not, stop for good."""
-        if not self.stopped and not self._refused_guard.may_give_up(self._completed_count):
+    def may_give_up(self, judged: int) -> bool:
+        """Say whether one more refused update may be given up on; if not, stop for good.
+
+        `judged` is `completed_count` as it would be had the update been written by itself.
+        """
+        if not self.stopped and not self._refused_guard.may_give_up(judged):
             self._stop()
         return not self.stopped
 
@@ -285,7 +289,7 @@ class PartitionWork:
         self._tracker.complete([each.offset for each in received])
         if not self.stopped:
             self._account(-len(records), -size)
-        self._completed_count += len(records)
+        self.completed_count += len(records)
         if self.paused and self.has_room:
             self.budget.room.set()
         if not self._tracker:

@@ -8,14 +8,25 @@ from consumer.folding import RowChange, fold
 from consumer.subscription_queue import PendingUpdate
 from shared.errors import Rejected
 
-Judge = Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
-"""Says of each change why a write of it would be refused, None where it would not be."""
-
 _PARTS: Final = 8
-"""Into how many a fold is cut at once: most have no more updates, and one question is enough."""
+"""Into how many a fold is cut at once: most have no more updates, and are asked about once."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class Question:
+    """What a store can be asked of changes: for one reason, whether a write would be refused.
+
+    `with_older` says that it depends on what older updates leave, so that an update can only be
+    asked about together with them.
+    """
+
+    ask: Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
+    with_older: bool = False
+    rows_left: int = 0
+    """About how many more rows to ask before they are written, since some were refused lately."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why an update is refused, and how many older ones of its fold are accepted."""
 
@@ -24,52 +35,58 @@ class Refusal:
 
 
 async def first_refused(
-    folds: Sequence[Sequence[PendingUpdate]], changes: Sequence[RowChange], judge: Judge
+    folds: Sequence[Sequence[PendingUpdate]], changes: Sequence[RowChange], question: Question
 ) -> Sequence[Refusal | None]:
     """Return of each fold the first update that makes it refused, None where all is accepted.
 
     `changes` has what each amounts to. Asks once for all of them, and once more for each time
-    that the longest refused one can be cut into parts.
+    that the longest refused one can be cut into parts; never about more than was asked at first.
+
+    Raises:
+        Rejected: the question itself is refused.
+        Transient: the shard cannot tell now.
     """
-    judged = await judge(changes)
+    judged = await question.ask(changes)
     searches = [
-        _Search(updates, 0, len(updates), rejected) if rejected else None
+        _Search(updates, question.with_older, 0, len(updates), rejected) if rejected else None
         for updates, rejected in zip(folds, judged, strict=True)
     ]
-    while wide := [each for each in searches if each and each.accepted + 1 < each.refused]:
-        ends = [each.ends for each in wide]
-        judged = await judge(
-            [
-                fold(search.updates[:end])
-                for search, search_ends in zip(wide, ends, strict=True)
-                for end in search_ends
-            ]
-        )
-        answers = iter(judged)
-        for search, search_ends in zip(wide, ends, strict=True):
-            search.narrow([(end, next(answers)) for end in search_ends])
+    while wide := [each for each in searches if each and not each.is_over]:
+        parts = [(search, part) for search in wide for part in search.parts]
+        judged = await question.ask([fold(search.updates[part]) for search, part in parts])
+        for (search, part), rejected in zip(parts, judged, strict=True):
+            search.note(part, rejected)
     return [Refusal(each.accepted, each.rejected) if each else None for each in searches]
 
 
 @dataclass(slots=True)
 class _Search:
-    """The fold of the oldest `refused` updates is refused, that of the oldest `accepted` is not."""
+    """The oldest `accepted` updates are accepted, and one up to the oldest `refused` is not."""
 
     updates: Sequence[PendingUpdate]
+    with_older: bool
     accepted: int
     refused: int
     rejected: Rejected
 
     @property
-    def ends(self) -> Sequence[int]:
-        """How many of the oldest updates to ask about, between the two."""
-        step = -(-(self.refused - self.accepted) // _PARTS)
-        return range(self.accepted + step, self.refused, step)
+    def is_over(self) -> bool:
+        return self.accepted + 1 == self.refused
 
-    def narrow(self, judged: Sequence[tuple[int, Rejected | None]]) -> None:
-        """Note what was said of each, the shortest first."""
-        for end, rejected in judged:
-            if rejected is not None:
-                self.refused, self.rejected = end, rejected
-                return
-            self.accepted = end
+    @property
+    def parts(self) -> Sequence[slice]:
+        """What to ask about, the oldest first: if all of it is accepted, it is in the rest."""
+        if self.with_older:
+            return [slice((self.accepted + self.refused) // 2)]
+        step = -(-(self.refused - self.accepted) // _PARTS)
+        starts = range(self.accepted, self.refused - step, step)
+        return [slice(start, start + step) for start in starts]
+
+    def note(self, part: slice, rejected: Rejected | None) -> None:
+        """Note what was said of a part; once an older one is refused, nothing else counts."""
+        if part.stop > self.refused:
+            return
+        if rejected is None:
+            self.accepted = part.stop
+        else:
+            self.refused, self.rejected = part.stop, rejected

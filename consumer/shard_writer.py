@@ -19,7 +19,7 @@ from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork
-from consumer.refusals import Judge, Refusal, first_refused
+from consumer.refusals import Question, Refusal, first_refused
 from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
@@ -28,6 +28,9 @@ log = structlog.get_logger()
 
 _STATEMENTS_TO_ASK_ABOUT: Final = 2
 """How many full ones are preceded by the question what of them will be refused, once some was."""
+
+_SMALL_SHARE: Final = 8
+"""Of a full statement: what the smallest counts for in that."""
 
 _FORGET_ROWS_MAX: Final = 10_000
 """First uses of keys that one statement forgets."""
@@ -170,8 +173,10 @@ class ShardWriter:
         self._has_locked = asyncio.Event()
         self._being_retried = 0
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
-        self._question: Judge = store.find_unreadable
-        self._rows_to_ask_about = 0
+        self._questions = (
+            Question(store.find_unreadable),
+            Question(store.find_overfull, with_older=True),
+        )
         self._saturated = 0
         self._under_way: set[asyncio.Timeout] = set()
         self._flush_ended = asyncio.Event()
@@ -333,12 +338,20 @@ class ShardWriter:
         somebody else holds. What was found stays found where a later part fails: it has been
         counted.
         """
-        folded = await self._fold(rows, left)
-        if self._rows_to_ask_about > 0 and folded:
-            refusals = await self._find_refused(folded)
-            if any(refusals):
-                await self._write_accepted(folded, refusals, left)
-                return
+        await self._write_folded(await self._fold(rows, left), left)
+
+    async def _write_folded(self, folded: Sequence[_Folded], left: _Left, *asked: Question) -> None:
+        """Write rows, but ask beforehand what was a reason to refuse some lately.
+
+        That costs less than a statement that is refused, and then the question.
+        """
+        for question in self._questions:
+            if question.rows_left > 0 and question not in asked and folded:
+                asked = (*asked, question)
+                refusals = await self._find_refused(folded, question)
+                if any(refusals):
+                    await self._write_accepted(folded, refusals, left, *asked)
+                    return
         await self._apply(folded, left)
 
     async def _fold(self, rows: Sequence[_Row], left: _Left) -> Sequence[_Folded]:
@@ -379,7 +392,7 @@ class ShardWriter:
                 [use for each in folded for use in each.first_uses],
             )
         except Rejected as rejected:
-            await self._write_others(folded, rejected, left)
+            await self._write_others(folded, rejected.to_keep(), left)
             return
         except Transient as error:
             if not error.locked:
@@ -440,13 +453,13 @@ class ShardWriter:
         """Write what can be of rows of which at least one is refused."""
         row = folded[0].row
         if len(folded) == row.count == 1:
-            self._refuse(row, rejected, left)
+            self._refuse(row, rejected, left, row.work.completed_count)
             return
-        full = rejected.reason == TOO_MANY_TAGS
-        self._question = self._store.find_overfull if full else self._store.find_unreadable
-        refusals = await self._find_refused(folded)
+        unreadable, overfull = self._questions
+        question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
+        refusals = await self._find_refused(folded, question)
         if any(refusals):
-            await self._write_accepted(folded, refusals, left)
+            await self._write_accepted(folded, refusals, left, *self._questions)
         # Otherwise it is of a kind that only shows when it is tried.
         elif len(folded) > 1:
             await self._write_halves([each.row for each in folded], left)
@@ -457,44 +470,54 @@ class ShardWriter:
             if left.count == found:
                 await self._write([_Row(row.work, row.queue, row.count - older)], left)
 
-    async def _find_refused(self, folded: Sequence[_Folded]) -> Sequence[Refusal | None]:
-        """Say of each row which of its updates is the first that is refused.
-
-        Where some were lately, statements are preceded by this question: that costs less than one
-        that is refused, and then this question.
-        """
-        refusals = await first_refused(
-            [each.updates for each in folded],
-            [each.change for each in folded],
-            self._question,
-        )
+    async def _find_refused(
+        self, folded: Sequence[_Folded], question: Question
+    ) -> Sequence[Refusal | None]:
+        """Say of each row which of its updates is the first that is refused, if it can be asked."""
+        rows = self.pace.rows
+        try:
+            refusals = await first_refused(
+                [each.updates for each in folded], [each.change for each in folded], question
+            )
+        except Rejected:
+            refusals = [None] * len(folded)
         if any(refusals):
-            self._rows_to_ask_about = _STATEMENTS_TO_ASK_ABOUT * self.pace.rows
+            question.rows_left = _STATEMENTS_TO_ASK_ABOUT * rows
         else:
-            self._rows_to_ask_about -= len(folded)
+            # A small statement counts for more than it is, so that a trickle is not asked for ever.
+            question.rows_left -= max(len(folded), rows // _SMALL_SHARE)
         return refusals
 
     async def _write_accepted(
-        self, folded: Sequence[_Folded], refusals: Sequence[Refusal | None], left: _Left
+        self,
+        folded: Sequence[_Folded],
+        refusals: Sequence[Refusal | None],
+        left: _Left,
+        *asked: Question,
     ) -> None:
-        """Write each row up to its first refused update."""
-        accepted = [each for each, refusal in zip(folded, refusals, strict=True) if not refusal]
-        refused = [
-            (_Row(each.row.work, each.row.queue, refusal.accepted), refusal.rejected)
-            for each, refusal in zip(folded, refusals, strict=True)
-            if refusal
-        ]
-        oldest = [row.queue.updates[row.count] for row, _ in refused]
-        try:
-            before = await self._fold([row for row, _ in refused if row.count], left)
-            await self._apply([*accepted, *before], left)
-        finally:
-            for (row, rejected), update in zip(refused, oldest, strict=True):
-                if not row.work.is_over and row.queue.updates[0] is update:
-                    self._refuse(row, rejected, left)
+        """Write each row up to its first refused update, and then refuse that."""
+        # The guard goes by the share of refused updates, so each has its place among the others.
+        judged = {each.row.work: each.row.work.completed_count for each in folded}
+        accepted: list[_Folded] = []
+        refused: list[tuple[_Row, PendingUpdate, Rejected, int]] = []
+        for each, refusal in zip(folded, refusals, strict=True):
+            work, queue, count = each.row.work, each.row.queue, each.row.count
+            if refusal is None:
+                accepted.append(each)
+            else:
+                count = refusal.accepted
+                place = judged[work] + count
+                row = _Row(work, queue, count)
+                refused.append((row, queue.updates[count], refusal.rejected, place))
+            judged[work] += count
+        before = await self._fold([row for row, *_ in refused if row.count], left)
+        await self._write_folded([*accepted, *before], left, *asked)
+        for row, update, rejected, place in refused:
+            if not row.work.is_over and row.queue.updates[0] is update:
+                self._refuse(row, rejected, left, place)
 
-    def _refuse(self, row: _Row, rejected: Rejected, left: _Left) -> None:
-        if row.work.may_give_up():
+    def _refuse(self, row: _Row, rejected: Rejected, left: _Left, judged: int) -> None:
+        if row.work.may_give_up(judged):
             left.refused.append(_Refused(row.work, row.queue, rejected.to_keep()))
         else:
             log.error("partition.stopped", partition=row.work.partition, reason=STOPPED)

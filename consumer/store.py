@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from consumer.folding import RowChange
 from consumer.once import KeyUse, KnownUses
 from shared.errors import Rejected, Transient
+from shared.settings import POSTGRES_MIN
 from shared.topology import partition_of
 from shared.updates import Once
 
@@ -277,6 +278,7 @@ async def open_store(
         timeout=connect_timeout_s,
         # The server ends a statement first, which frees its backend; this is for one that hangs.
         command_timeout=statement_timeout_s + _SERVER_FIRST_S,
+        init=_check_version,
         # Writes leave no state in the session, so there is none to reset after each.
         reset=_leave_as_is,
         server_settings=name if pooled else name | timeouts,
@@ -293,6 +295,14 @@ async def open_store(
     finally:
         # Not close(): that waits for connections to be released, and writers have ended by now.
         pool.terminate()
+
+
+async def _check_version(connection: Any) -> None:
+    major = connection.get_server_version().major
+    if major < POSTGRES_MIN:
+        raise Transient(
+            f"It is Postgres {major}; upgrade it to {POSTGRES_MIN} or later.", any_input=True
+        )
 
 
 async def _leave_as_is(connection: Any) -> None:

@@ -17,9 +17,7 @@ from pydantic import SecretStr
 
 from operator_cli.shard_connections import Connection, connected, raise_failures
 from shared.errors import Misconfigured
-
-POSTGRES_MIN: Final = 16
-"""The first major version that can say of JSON whether it is any, without an error."""
+from shared.settings import POSTGRES_MIN
 
 _FILE_NAME: Final = re.compile(
     r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?P<concurrently>\.concurrently)?\.sql"

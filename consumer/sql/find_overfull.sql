@@ -12,11 +12,12 @@ WHERE CASE
     ) THEN false
     WHEN NOT pg_input_is_valid(coalesce(change.tags, '{}'), 'jsonb')
         OR NOT pg_input_is_valid(coalesce(change.increment_tags, '{}'), 'jsonb') THEN false
-    ELSE jsonb_member_count(
-        jsonb_strip_nulls(
+    ELSE (
+        SELECT pg_column_size(tags) >= 1600 AND jsonb_member_count(tags) > 200
+        FROM jsonb_strip_nulls(
             coalesce(row.tags, '{}')
             || coalesce(change.tags, '{}')::jsonb
             || coalesce(change.increment_tags, '{}')::jsonb
-        )
-    ) > 200
+        ) AS tags
+    )
 END

@@ -550,6 +550,16 @@ class TestShardStore(StoreContract):
 
         assert caught.value.any_input
 
+    async def test_a_server_that_is_too_old_is_not_written(
+        self, shard: Shard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("consumer.store.POSTGRES_MIN", 99)
+
+        with pytest.raises(Transient, match="upgrade it to 99 or later") as caught:
+            await shard.apply(change_of(0, update_of(1)))
+
+        assert caught.value.any_input
+
     async def test_a_connection_that_was_ended_while_idle_is_replaced(
         self, databases: Mapping[str, SecretStr]
     ) -> None:

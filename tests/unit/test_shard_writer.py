@@ -440,6 +440,121 @@ async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
     assert shard.store.rows[APP, subscription(41)].offset == 66
 
 
+class UnaskableStore(FakeStore):
+    """Refuses the question as well, as a server does that cannot encode what it is asked about."""
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[None]:
+        raise Rejected("Postgres refuses the data.", reason="refused", sqlstate="22P05")
+
+
+async def test_where_the_question_is_refused_it_is_found_by_halves() -> None:
+    shard = Shard(UnaskableStore())
+    shard.receive(*[update_of(n % 4, tags={"bad": NUL} if n == 5 else {}) for n in range(12)])
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [5]
+    assert shard.work.committable == 12
+
+
+class BusyWhenAskedStore(FakeStore):
+    """Is too busy for each question at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[int] = set()
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        if len(changes) not in self.asked:
+            self.asked.add(len(changes))
+            raise Transient("busy", saturation=True)
+        return await super().find_unreadable(changes)
+
+
+async def test_a_shard_that_is_too_busy_for_a_question_is_asked_again() -> None:
+    shard = Shard(BusyWhenAskedStore())
+    shard.receive(
+        *[
+            update_of(n % 4, increment={"n": 1}, tags={"bad": NUL} if n == 5 else {})
+            for n in range(12)
+        ]
+    )
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [5]
+    assert [row.properties["n"] for row in shard.store.rows.values()] == [3, 3, 3, 2]
+
+
+async def test_two_reasons_at_once_are_told_apart() -> None:
+    shard = Shard()
+    full = {f"{n}": n for n in range(200)}
+    shard.receive(*[update_of(n, tags=full) for n in range(4)])
+    await shard.settle()
+    more = {"one_more": 1}
+    for first in (4, 14):
+        shard.receive(
+            update_of(0, tags={"0": 1}),
+            update_of(0, tags={"bad": NUL}),
+            update_of(0, tags=more),
+            update_of(0, tags={"0": 2}),
+            update_of(1, tags=more),
+            update_of(2, tags={"bad": NUL}),
+            update_of(2, tags={"0": 3}),
+            update_of(3, tags={**more, "bad": NUL}),
+            update_of(3, tags={"0": 4}),
+            update_of(4, tags={"0": 5}),
+            first=first,
+        )
+        await shard.settle()
+
+    refused = [1, 2, 4, 5, 7]
+    assert sorted(shard.graveyard.offsets) == [4 + n for n in refused] + [14 + n for n in refused]
+    found = [shard.store.rows[APP, subscription(n)].tags for n in range(5)]
+    assert [tags["0"] for tags in found] == [2, 0, 3, 4, 5]
+    assert shard.work.committable == 24
+
+
+async def test_a_fold_that_is_cut_keeps_the_keys_of_what_is_written() -> None:
+    shard = Shard()
+    one = update_of(0, increment={"session_count": 1}, once=once_of(1))
+    bad = update_of(0, tags={"bad": NUL}, once=once_of(2))
+    last = update_of(0, increment={"session_count": 10}, once=once_of(2))
+    shard.receive(one, bad, one, last, one)
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [1]
+    assert shard.store.rows[APP, subscription(0)].properties == {"session_count": 11}
+    assert {use.offset for _, use in shard.store.uses.values()} == {0, 3}
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_few_of_a_hundred_refused_in_one_flush_do_not_stop_their_partition(
+    *, busy: bool
+) -> None:
+    """They are judged together, and count as if each had been written in its turn."""
+
+    class BusyOnce(FakeStore):
+        async def apply(
+            self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+        ) -> Applied:
+            nonlocal busy
+            if busy and self.judged:
+                busy = False
+                raise Transient("busy", saturation=True)
+            return await super().apply(changes, first_uses)
+
+    shard = Shard(BusyOnce(), rows=1_000)
+    shard.receive(*[update_of(n, tags={"bad": NUL} if n % 20 == 7 else {}) for n in range(1_000)])
+
+    await shard.settle()
+
+    assert not shard.work.stopped
+    assert len(shard.store.statements[0]) == 1_000
+    assert sorted(shard.graveyard.offsets) == list(range(7, 1_000, 20))
+
+
 async def test_what_is_before_a_poisoned_update_is_written_before_that_is_given_up() -> None:
     """While its row is held by others, nothing of it can be."""
     store = FakeStore(locked={(APP, subscription(0))})
