@@ -21,7 +21,7 @@ from shared.kafka_clients import FORBIDDEN, client_options, close_client, until_
 log = structlog.get_logger()
 
 _LOGGED_PER_S: Final = 20
-"""Lines a second at most, each with how many there were; all of them are in the topic."""
+"""Lines a second at most, each with the total since the start; every one is in the topic."""
 
 
 class DeadLetterTopic:
@@ -76,7 +76,7 @@ class DeadLetterTopic:
                 sqlstate=rejected.sqlstate,
                 partition=record.partition,
                 offset=record.offset,
-                count=self.counts.total(),
+                total=self.counts.total(),
             )
 
 

@@ -73,9 +73,6 @@ class PartitionWork:
         # Two, because records are decoded long before they are written: each has its own count.
         self._unreadable_guard = DeadLetterGuard(guard)
         self._refused_guard = DeadLetterGuard(guard)
-        self._received_count = 0
-        self.completed_count = 0
-        """How many records need no more work."""
         self._give_up = give_up
         self._hold_back = hold_back
         self._waiting: list[PendingUpdate] = []
@@ -128,17 +125,18 @@ class PartitionWork:
         offsets: list[int] = []
         ready: list[SubscriptionQueue] = []
         held: list[Record] = []
-        size = 0
+        size = good = 0
         for record in records:
             record_size = size_of(record)
             try:
                 update, queue = self._read(record)
             except Rejected as rejected:
-                judged = self._received_count + len(offsets)
-                if not self._unreadable_guard.may_give_up(judged):
+                if not self._unreadable_guard.let_go(1, good=good):
                     break
+                good = 0
                 self._give_up(self, record, rejected.to_keep())
             else:
+                good += 1
                 pending = PendingUpdate(record, update, record_size)
                 if diverts:
                     self._divert(pending, ready, held)
@@ -146,6 +144,7 @@ class PartitionWork:
                     self._append(pending, queue, ready)
             offsets.append(record.offset)
             size += record_size
+        self._unreadable_guard.let_go(0, good=good)
         if offsets:
             self._note_received(offsets, size, at_ms=records[len(offsets) - 1].timestamp)
         self._hand_on(ready, held)
@@ -169,7 +168,6 @@ class PartitionWork:
         self._tracker.receive(offsets)
         self.received_to = offsets[-1] + 1
         self._received_at_ms = at_ms
-        self._received_count += len(offsets)
         self._account(len(offsets), size)
         self.idle.clear()
 
@@ -246,14 +244,15 @@ class PartitionWork:
             self._divert(pending, ready, held)
         self._hand_on(ready, held)
 
-    def may_give_up(self, judged: int) -> bool:
-        """Say whether one more refused update may be given up on; if not, stop for good.
+    def let_go(self, refused: int, *, good: int) -> int:
+        """Return how many of the refused updates of a flush may be given up on; if not all, stop.
 
-        `judged` is `completed_count` as it would be had the update been written by itself.
+        `good` is how many others of that flush were written.
         """
-        if not self.stopped and not self._refused_guard.may_give_up(judged):
+        let_go = self._refused_guard.let_go(refused, good=good)
+        if let_go < refused:
             self._stop()
-        return not self.stopped
+        return let_go
 
     def _stop(self) -> None:
         """Do nothing more, and give back what it holds of the budget."""
@@ -289,7 +288,6 @@ class PartitionWork:
         self._tracker.complete([each.offset for each in received])
         if not self.stopped:
             self._account(-len(records), -size)
-        self.completed_count += len(records)
         if self.paused and self.has_room:
             self.budget.room.set()
         if not self._tracker:

@@ -40,7 +40,7 @@ async def first_refused(
     """Return of each fold the first update that makes it refused, None where all is accepted.
 
     `changes` has what each amounts to. Asks once for all of them, and once more for each time
-    that the longest refused one can be cut into parts; never about more than was asked at first.
+    that the longest refused one can be cut into parts; never about more updates than at first.
 
     Raises:
         Rejected: the question itself is refused.

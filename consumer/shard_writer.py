@@ -117,11 +117,17 @@ class _Folded(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Refused(NamedTuple):
-    """A queue whose oldest update Postgres will never take."""
+    """An update that Postgres will never take, or that reuses a key, which is its caller's."""
 
     work: PartitionWork
     queue: SubscriptionQueue
+    update: PendingUpdate
     rejected: Rejected
+
+    @property
+    def is_oldest(self) -> bool:
+        """Whether all before it is done with, so that it may be given up on."""
+        return not self.work.is_over and self.queue.updates[0] is self.update
 
 
 @dataclass(slots=True)
@@ -129,11 +135,14 @@ class _Left:
     """What a flush leaves unwritten, because of what it is and not because the shard fails."""
 
     refused: list[_Refused] = field(default_factory=list)
+    reused: list[_Refused] = field(default_factory=list)
     locked: list[_Row] = field(default_factory=list)
+    written: dict[PartitionWork, int] = field(default_factory=dict)
+    """How many updates of each partition are not left."""
 
     @property
     def count(self) -> int:
-        return len(self.refused) + len(self.locked)
+        return len(self.refused) + len(self.reused) + len(self.locked)
 
 
 _Waiting = deque[tuple[PartitionWork, SubscriptionQueue]]
@@ -289,9 +298,7 @@ class ShardWriter:
                     self._flush_ended.clear()
         except TimeoutError:  # only `abort` sets the deadline
             self.breaker.gave_up()
-        for each in left.refused:
-            each.queue.state = QueueState.GIVING_UP
-            self._refused.put_nowait(each)
+        self._give_up(left)
         if left.locked:
             self._set_aside(left.locked)
         again = [(row.work, row.queue) for row in rows if row.work.release(row.queue)]
@@ -303,6 +310,22 @@ class ShardWriter:
             self._has_ready.set()
         else:
             self._forget_if_none_waits()
+
+    def _give_up(self, left: _Left) -> None:
+        """Give up on what is refused and the oldest of its queue; stop a partition of too much."""
+        refused: dict[PartitionWork, list[_Refused]] = {work: [] for work in left.written}
+        for each in left.refused:
+            if each.is_oldest:
+                refused.setdefault(each.work, []).append(each)
+        let_go = [each for each in left.reused if not each.work.is_over]
+        for work, its in refused.items():
+            count = work.let_go(len(its), good=left.written.get(work, 0))
+            let_go += its[:count]
+            if count < len(its):
+                log.error("partition.stopped", partition=work.partition, reason=STOPPED)
+        for each in let_go:
+            each.queue.state = QueueState.GIVING_UP
+            self._refused.put_nowait(each)
 
     def _set_aside(self, locked: Sequence[_Row]) -> None:
         if not self._has_locked.is_set():
@@ -334,23 +357,24 @@ class ShardWriter:
     async def _write(self, rows: Sequence[_Row], left: _Left) -> None:
         """Write rows in one statement; where one of them prevents it, write the others.
 
-        Adds to `left` the queues whose oldest update can never be written, and those whose row
-        somebody else holds. What was found stays found where a later part fails: it has been
-        counted.
+        Adds to `left` what was written, what can never be, and the rows that somebody else holds.
+        Each call of itself that this comes to has fewer rows or fewer updates, so it ends.
         """
-        await self._write_folded(await self._fold(rows, left), left)
+        await self._write_folded(await self._fold(rows, left), left, self._questions)
 
-    async def _write_folded(self, folded: Sequence[_Folded], left: _Left, *asked: Question) -> None:
-        """Write rows, but ask beforehand what was a reason to refuse some lately.
+    async def _write_folded(
+        self, folded: Sequence[_Folded], left: _Left, questions: Sequence[Question]
+    ) -> None:
+        """Write rows, but ask beforehand those questions that found something lately.
 
         That costs less than a statement that is refused, and then the question.
         """
-        for question in self._questions:
-            if question.rows_left > 0 and question not in asked and folded:
-                asked = (*asked, question)
+        for place, question in enumerate(questions, 1):
+            if folded and question.rows_left > 0:
                 refusals = await self._find_refused(folded, question)
                 if any(refusals):
-                    await self._write_accepted(folded, refusals, left, *asked)
+                    rest = questions[place:]
+                    await self._write_accepted(folded, refusals, question, left, rest)
                     return
         await self._apply(folded, left)
 
@@ -359,6 +383,7 @@ class ShardWriter:
 
         That is its caller's fault for sure, so it does not count against the partition.
         """
+        rows = [row for row in rows if not row.work.is_over]
         keys = [
             (*row.queue.key, pending.update.once.key)
             for row in rows
@@ -378,7 +403,7 @@ class ShardWriter:
                 cut = _Row(row.work, row.queue, len(judged.updates))
                 folded.append(_Folded(cut, judged.updates, fold(judged.updates), judged.first_uses))
             else:
-                left.refused.append(_Refused(row.work, row.queue, reused()))
+                left.reused.append(_Refused(row.work, row.queue, updates[0], reused()))
         return folded
 
     async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
@@ -413,23 +438,24 @@ class ShardWriter:
         self.counts.rows_written += rows_written
         self.counts.rows_skipped += len(folded) - rows_written
         for each, position, written in zip(folded, applied.positions, applied.written, strict=True):
-            self._complete(each.row, each.change, position, written=written)
+            work, queue = each.row.work, each.row.queue
+            count = self._count(each.row, each.change, position, written=written)
+            work.complete(queue, count)
+            left.written[work] = left.written.get(work, 0) + count
 
-    def _complete(
-        self, row: _Row, change: RowChange, position: int | None, *, written: bool
-    ) -> None:
+    def _count(self, row: _Row, change: RowChange, position: int | None, *, written: bool) -> int:
+        """Return how many updates of a row are done with."""
         if position is None:
             self.counts.updates_ignored += row.count
-            row.work.complete(row.queue, row.count)
-        elif written and position >= change.last_offset:
+            return row.count
+        if written and position >= change.last_offset:
             self.counts.updates_applied += row.count
-            row.work.complete(row.queue, row.count)
-        else:
-            # An earlier write had taken the head, or all of it: what is above the row's
-            # position stays in the queue and is folded anew from there.
-            count = min(row.count, row.queue.count_through(position))
-            self.counts.updates_replayed += count
-            row.work.complete(row.queue, count)
+            return row.count
+        # An earlier write had taken the head, or all of it: what is above the row's position stays
+        # in the queue and is folded anew from there.
+        count = min(row.count, row.queue.count_through(position))
+        self.counts.updates_replayed += count
+        return count
 
     async def _write_halves(self, rows: Sequence[_Row], left: _Left) -> None:
         middle = len(rows) // 2
@@ -453,13 +479,13 @@ class ShardWriter:
         """Write what can be of rows of which at least one is refused."""
         row = folded[0].row
         if len(folded) == row.count == 1:
-            self._refuse(row, rejected, left, row.work.completed_count)
+            left.refused.append(_Refused(row.work, row.queue, folded[0].updates[0], rejected))
             return
         unreadable, overfull = self._questions
         question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
         refusals = await self._find_refused(folded, question)
         if any(refusals):
-            await self._write_accepted(folded, refusals, left, *self._questions)
+            await self._write_accepted(folded, refusals, question, left, ())
         # Otherwise it is of a kind that only shows when it is tried.
         elif len(folded) > 1:
             await self._write_halves([each.row for each in folded], left)
@@ -485,42 +511,58 @@ class ShardWriter:
             question.rows_left = _STATEMENTS_TO_ASK_ABOUT * rows
         else:
             # A small statement counts for more than it is, so that a trickle is not asked for ever.
-            question.rows_left -= max(len(folded), rows // _SMALL_SHARE)
+            asked = max(len(folded), rows // _SMALL_SHARE)
+            question.rows_left = max(0, question.rows_left - asked)
         return refusals
 
     async def _write_accepted(
         self,
         folded: Sequence[_Folded],
         refusals: Sequence[Refusal | None],
+        question: Question,
         left: _Left,
-        *asked: Question,
+        questions: Sequence[Question],
     ) -> None:
-        """Write each row up to its first refused update, and then refuse that."""
-        # The guard goes by the share of refused updates, so each has its place among the others.
-        judged = {each.row.work: each.row.work.completed_count for each in folded}
+        """Write each row up to its first refused update; `questions` are still to be asked."""
         accepted: list[_Folded] = []
-        refused: list[tuple[_Row, PendingUpdate, Rejected, int]] = []
+        before: list[_Row] = []
+        refused: list[_Refused] = []
         for each, refusal in zip(folded, refusals, strict=True):
-            work, queue, count = each.row.work, each.row.queue, each.row.count
+            row = each.row
             if refusal is None:
                 accepted.append(each)
-            else:
-                count = refusal.accepted
-                place = judged[work] + count
-                row = _Row(work, queue, count)
-                refused.append((row, queue.updates[count], refusal.rejected, place))
-            judged[work] += count
-        before = await self._fold([row for row, *_ in refused if row.count], left)
-        await self._write_folded([*accepted, *before], left, *asked)
-        for row, update, rejected, place in refused:
-            if not row.work.is_over and row.queue.updates[0] is update:
-                self._refuse(row, rejected, left, place)
+                continue
+            if refusal.accepted:
+                before.append(_Row(row.work, row.queue, refusal.accepted))
+            update = row.queue.updates[refusal.accepted]
+            refused.append(_Refused(row.work, row.queue, update, refusal.rejected.to_keep()))
+        await self._write_folded([*accepted, *await self._fold(before, left)], left, questions)
+        if question.with_older:
+            refused = await self._confirmed(refused, question, left)
+        left.refused += refused
 
-    def _refuse(self, row: _Row, rejected: Rejected, left: _Left, judged: int) -> None:
-        if row.work.may_give_up(judged):
-            left.refused.append(_Refused(row.work, row.queue, rejected.to_keep()))
-        else:
-            log.error("partition.stopped", partition=row.work.partition, reason=STOPPED)
+    async def _confirmed(
+        self, refused: Sequence[_Refused], question: Question, left: _Left
+    ) -> list[_Refused]:
+        """Ask once more about those that are the oldest now, and set rows that are held aside.
+
+        A transaction that is under way may change what the row holds, or apply the update.
+        """
+        oldest = [each for each in refused if each.is_oldest]
+        if not oldest:
+            return []
+        changes = [fold([each.update]) for each in oldest]
+        locked = await self._store.find_locked(changes)
+        try:
+            again = await question.ask(changes)
+        except Rejected:
+            return []
+        left.locked += [_Row(each.work, each.queue, 1) for each in compress(oldest, locked)]
+        return [
+            each
+            for each, is_locked, rejected in zip(oldest, locked, again, strict=True)
+            if rejected is not None and not is_locked
+        ]
 
     async def give_up_for_ever(self) -> None:
         """Complete each refused update once the broker has its dead letter; hold up nobody else.
@@ -528,10 +570,10 @@ class ShardWriter:
         Several may run side by side: each subscription has one refused update at most.
         """
         while True:
-            work, queue, rejected = await self._refused.get()
+            work, queue, update, rejected = await self._refused.get()
             if work.lost:
                 continue
-            await self._dead_letters.send(queue.updates[0].record, rejected)
+            await self._dead_letters.send(update.record, rejected)
             self.counts.updates_dead_lettered += 1
             work.complete(queue, 1)
             queue.state = QueueState.WRITING

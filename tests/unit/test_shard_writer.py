@@ -34,9 +34,11 @@ class Graveyard:
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
+        self.reasons: dict[int, str] = {}
 
     async def send(self, record: Record, rejected: Rejected) -> None:
         self.offsets.append(record.offset)
+        self.reasons[record.offset] = rejected.reason
 
 
 class Shard:
@@ -482,6 +484,7 @@ async def test_a_shard_that_is_too_busy_for_a_question_is_asked_again() -> None:
 
     await shard.settle()
 
+    assert len(shard.store.asked) >= 2  # type: ignore[attr-defined]
     assert shard.graveyard.offsets == [5]
     assert [row.properties["n"] for row in shard.store.rows.values()] == [3, 3, 3, 2]
 
@@ -508,8 +511,11 @@ async def test_two_reasons_at_once_are_told_apart() -> None:
         )
         await shard.settle()
 
-    refused = [1, 2, 4, 5, 7]
-    assert sorted(shard.graveyard.offsets) == [4 + n for n in refused] + [14 + n for n in refused]
+    reasons = {1: "refused", 2: "too_many_tags", 4: "too_many_tags", 5: "refused", 7: "refused"}
+    assert shard.graveyard.reasons == {
+        first + n: reason for first in (4, 14) for n, reason in reasons.items()
+    }
+    assert len(shard.graveyard.offsets) == 10
     found = [shard.store.rows[APP, subscription(n)].tags for n in range(5)]
     assert [tags["0"] for tags in found] == [2, 0, 3, 4, 5]
     assert shard.work.committable == 24
@@ -529,30 +535,77 @@ async def test_a_fold_that_is_cut_keeps_the_keys_of_what_is_written() -> None:
     assert {use.offset for _, use in shard.store.uses.values()} == {0, 3}
 
 
+class PausingStore(FakeStore):
+    """Lets others have their turn, so that flushes run side by side; is too busy for one write."""
+
+    busy: bool = False
+
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        await asyncio.sleep(0)
+        if self.busy and self.judged:
+            self.busy = False
+            raise Transient("busy", saturation=True)
+        return await super().apply(changes, first_uses)
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        await asyncio.sleep(0)
+        return await super().find_unreadable(changes)
+
+    async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        await asyncio.sleep(0)
+        return await super().find_overfull(changes)
+
+
 @pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("fold", [1, 5])
 async def test_a_few_of_a_hundred_refused_in_one_flush_do_not_stop_their_partition(
-    *, busy: bool
+    *, busy: bool, fold: int
 ) -> None:
-    """They are judged together, and count as if each had been written in its turn."""
-
-    class BusyOnce(FakeStore):
-        async def apply(
-            self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
-        ) -> Applied:
-            nonlocal busy
-            if busy and self.judged:
-                busy = False
-                raise Transient("busy", saturation=True)
-            return await super().apply(changes, first_uses)
-
-    shard = Shard(BusyOnce(), rows=1_000)
-    shard.receive(*[update_of(n, tags={"bad": NUL} if n % 20 == 7 else {}) for n in range(1_000)])
+    """They are judged together, and so is their share, also of two reasons and two flushes."""
+    store = PausingStore()
+    store.busy = busy
+    shard = Shard(store, rows=1_000)
+    full = {f"{n}": n for n in range(201)}
+    tags = [{"bad": NUL} if n % 20 == 7 else full if n % 100 == 11 else {} for n in range(2_000)]
+    shard.receive(*[update_of(n // fold, tags=each) for n, each in enumerate(tags)])
 
     await shard.settle()
 
     assert not shard.work.stopped
-    assert len(shard.store.statements[0]) == 1_000
-    assert sorted(shard.graveyard.offsets) == list(range(7, 1_000, 20))
+    assert len(store.statements[0]) == min(1_000, 2_000 // fold)
+    assert sorted(shard.graveyard.offsets) == [n for n, each in enumerate(tags) if each]
+
+
+@pytest.mark.parametrize("others", ["hold", "change"])
+async def test_a_full_row_that_others_are_changing_is_not_taken_for_full(others: str) -> None:
+    class ChangingStore(FakeStore):
+        async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+            judged = await super().find_overfull(changes)
+            if any(judged) and others == "hold":
+                self.locked = {(APP, subscription(0))}
+            elif any(judged):
+                self.rows[APP, subscription(0)].tags.clear()
+            return judged
+
+    store = ChangingStore()
+    shard = Shard(store)
+    shard.receive(update_of(0, tags={f"{n}": n for n in range(200)}), update_of(1))
+    await shard.settle()
+    shard.receive(update_of(0, tags={"one_more": 1}), update_of(1, tags={"n": 1}), first=2)
+    async with asyncio.timeout(10), shard.running():
+        while (APP, subscription(1)) not in store.rows or not store.rows[APP, subscription(1)].tags:
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        if others == "hold":
+            others = "change"
+            store.locked.clear()
+        await shard.work.idle.wait()
+
+    assert shard.graveyard.offsets == []
+    assert store.rows[APP, subscription(0)].tags == {"one_more": 1}
 
 
 async def test_what_is_before_a_poisoned_update_is_written_before_that_is_given_up() -> None:
