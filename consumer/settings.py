@@ -178,7 +178,7 @@ class DeadLetterSettings(FrozenModel):
         "the partition is not taken any further until the consumer is restarted.",
     )
     window_records: int = Field(
-        100, ge=10, le=1_000_000, description="How many records of a partition are recent."
+        100, ge=10, le=1_000_000, description="The share of so many may be given up on in a row."
     )
     in_flight_max: int = Field(
         16,
