@@ -140,10 +140,8 @@ class ShardStore:
         """
         async with self._connection() as connection:
             rows = await connection.fetch(_FIND_UNREADABLE, *_json_columns(changes))
-        refusals: list[Rejected | None] = [None] * len(changes)
-        for row in rows:
-            refusals[row["place"] - 1] = _refusal(row["sqlstate"])
-        return refusals
+        found = {row["place"]: _refusal(row["sqlstate"]) for row in rows}
+        return [found.get(place) for place in range(1, len(changes) + 1)]
 
     async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
         """Say of each change whether its row as it is now would have too many tags with it.
@@ -153,21 +151,18 @@ class ShardStore:
         Raises:
             Transient: the shard cannot tell now.
         """
-        tags, increment_tags, *_ = _json_columns(changes)
         async with self._connection() as connection:
             rows = await connection.fetch(
                 _FIND_OVERFULL,
                 *_ids(changes),
                 [each.first_offset for each in changes],
-                tags,
-                increment_tags,
+                _json_column([each.tags for each in changes]),
+                _json_column([each.increment_tags for each in changes]),
                 self._topic_epoch,
                 self._create_missing,
             )
-        refusals: list[Rejected | None] = [None] * len(changes)
-        for row in rows:
-            refusals[row["place"] - 1] = _refusal(_CHECK_VIOLATION, TOO_MANY_TAGS)
-        return refusals
+        found = {row["place"]: _refusal(_CHECK_VIOLATION, TOO_MANY_TAGS) for row in rows}
+        return [found.get(place) for place in range(1, len(changes) + 1)]
 
     async def first_uses(self, keys: Sequence[tuple[str, str, str]]) -> KnownUses:
         """Return what is known of keys, which are app ID, subscription ID and key.

@@ -438,7 +438,7 @@ async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
     await shard.settle()
 
     assert shard.graveyard.offsets == [41]
-    assert len(shard.store.statements) <= 1 + 2 * 8 + 1
+    assert len(shard.store.statements) == 1 + 2 * 6 + 2 + 1
     assert shard.store.rows[APP, subscription(41)].offset == 66
 
 
