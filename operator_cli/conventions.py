@@ -5,13 +5,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Final, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Final, ParamSpec
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import Misconfigured, Transient
 from shared.settings import FrozenModel, KafkaSettings, ServiceSettings
+
+if TYPE_CHECKING:
+    from shared.lag import Look
 
 P = ParamSpec("P")
 
@@ -49,6 +52,16 @@ class OperatorSettings(ServiceSettings):
     shard_map_file: Path = Path("shard_map.json")
     kafka: KafkaSettings = KafkaSettings()
     auth: KeyFiles = KeyFiles()
+
+
+def say_if_none_committed(look: "Look", group: str) -> None:
+    """Say on stderr that a group has committed nothing: it is new, or its name is another's."""
+    if not look.any_committed:
+        typer.echo(
+            f"Group {group} has committed nothing, so all there is counts as waiting; if consumers "
+            "have run, TIDEMARK_GROUP__ID or --group names another group than theirs.",
+            err=True,
+        )
 
 
 def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:

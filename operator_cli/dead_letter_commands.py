@@ -64,7 +64,15 @@ def list_dead_letters(
 
     kafka = load(OperatorSettings).kafka
     filters = _filters(app, subscription, reason, since)
-    found = asyncio.run(dead_letters.find(kafka, filters, limit=limit))
+    reasons: set[str] = set()
+    found = asyncio.run(
+        dead_letters.find(
+            kafka, filters, limit=limit, note=lambda letter: reasons.add(letter.reason)
+        )
+    )
+    if reason and reasons and reason not in reasons:
+        there = ", ".join(sorted(map(printable, reasons)))
+        typer.echo(f"None was given up on for {printable(reason)}, only for: {there}.", err=True)
     if as_json:
         print_json([_summary(letter) for letter in found.letters])
         return

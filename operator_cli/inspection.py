@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import cel
 import msgspec
 
+from operator_cli.conventions import say_if_none_committed
 from operator_cli.dead_letters import DeadLetter, find, progress
 from operator_cli.dead_letters import Filters as LetterFilters
 from operator_cli.holds import held_positions
@@ -354,7 +355,8 @@ async def fates(kafka: KafkaSettings, group: str, seen: Sequence[Seen]) -> Fates
     wanted = {(each.record.partition, each.record.offset) for each in seen}
     since_ms = min(each.record.timestamp for each in seen) - _CLOCKS_APART_MS
     async with open_lag_reader(kafka, group) as reader:
-        committed = (await reader.look(ages=False)).positions
+        look = await reader.look(ages=False)
+    say_if_none_committed(look, group)
     dead: set[tuple[int, int]] = set()
 
     def note(letter: DeadLetter) -> None:
@@ -364,7 +366,7 @@ async def fates(kafka: KafkaSettings, group: str, seen: Sequence[Seen]) -> Fates
 
     await find(kafka, LetterFilters(since_ms=since_ms), limit=1, note=note)
     held = await held_positions(kafka, {each.ids[0] for each in seen})
-    return Fates(committed, frozenset(dead & wanted), frozenset(held & wanted))
+    return Fates(look.positions, frozenset(dead & wanted), frozenset(held & wanted))
 
 
 def fate_of_dead_letter(record: Any) -> str:

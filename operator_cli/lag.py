@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import structlog
 from starlette.applications import Starlette
 
+from operator_cli.conventions import say_if_none_committed
 from shared.errors import Transient
 from shared.lag import TOTAL, Lag, LagHistory
 from shared.lag_reader import LagReader, open_lag_reader
@@ -30,10 +31,13 @@ async def follow(
     """
     history = LagHistory()
     async with open_lag_reader(kafka, group) as reader:
+        look = await reader.look()
+        say_if_none_committed(look, group)
         while True:
-            history.add(await reader.look())
+            history.add(look)
             yield history.by_shard(shard_map.shards)
             await asyncio.sleep(interval_s)
+            look = await reader.look()
 
 
 async def export(

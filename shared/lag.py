@@ -21,7 +21,7 @@ class Look:
 
     `oldest_ms` is the acceptance, in Unix time, of what is at that offset, where it is known.
     `begins` is, of partitions that are behind, from where on there is a record: what retention has
-    removed does not wait.
+    removed does not wait. `any_committed` says whether the group has committed anything at all.
     """
 
     at_s: float
@@ -29,6 +29,7 @@ class Look:
     positions: Mapping[int, int]
     oldest_ms: Mapping[int, int]
     begins: Mapping[int, int] = field(default_factory=dict)
+    any_committed: bool = True
 
     def lag(self, partition: int) -> int:
         """Count the records of a partition that are accepted and not done with."""

@@ -61,7 +61,8 @@ class LagReader:
         """
         try:
             # Positions first: a record that comes in between is waiting, not gone.
-            positions = await self._positions()
+            committed = await self._committed()
+            positions = await self._positions(committed)
             ends = {
                 tp.partition: offset
                 for tp, offset in (await self._client.end_offsets(self._all)).items()
@@ -76,19 +77,25 @@ class LagReader:
             ) from error
         except (KafkaError, TimeoutError, OSError) as error:
             raise Transient(f"Kafka could not be asked ({type(error).__name__}).") from error
-        return Look(time.time(), ends, positions, oldest if ages else {}, begins | self._gaps)
+        return Look(
+            time.time(),
+            ends,
+            positions,
+            oldest if ages else {},
+            begins | self._gaps,
+            any_committed=bool(committed),
+        )
 
-    async def _positions(self) -> dict[int, int]:
+    async def _positions(self, committed: Mapping[int, int]) -> dict[int, int]:
         """Return where the group is; where it has committed nothing, it begins at the beginning."""
-        committed = await self._committed()
-        positions = {tp.partition: at.offset for tp, at in committed.items() if at.offset >= 0}
+        positions = dict(committed)
         rest = [tp for tp in self._all if tp.partition not in positions]
         if rest:
             for tp, offset in (await self._client.beginning_offsets(rest)).items():
                 positions[tp.partition] = offset
         return positions
 
-    async def _committed(self) -> Mapping[TopicPartition, Any]:
+    async def _committed(self) -> Mapping[int, int]:
         """Return what the group has committed; in a new cluster that takes a moment to be known."""
         async with asyncio.timeout(self._patience_s):
             while True:
@@ -103,7 +110,7 @@ class LagReader:
                         raise
                     await asyncio.sleep(_RETRY_S)
                 else:
-                    return found
+                    return {tp.partition: at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def _begins(
         self, positions: Mapping[int, int], ends: Mapping[int, int]

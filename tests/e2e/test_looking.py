@@ -94,6 +94,8 @@ async def test_lag_is_right_while_no_consumer_runs(
     async with looking.consuming():
         await looking.settle()
     applied = await looking.json("lag", "--interval", "0.2")
+    _, said = await looking.run("lag", "--once", "--interval", "0.2")
+    _, said_of_another = await looking.run("lag", "--once", "--interval", "0.2", "--group", "typo")
 
     by_shard = {each["shard"]: each for each in stopped}
     assert [by_shard[name]["message_lag"] for name in ("shard-0", "shard-3", "all")] == [7, 1, 8]
@@ -101,6 +103,8 @@ async def test_lag_is_right_while_no_consumer_runs(
     assert by_shard["all"]["catch_up_s"] is None
     assert [each["message_lag"] for each in applied] == [0] * 5
     assert {each["time_lag_s"] for each in applied} == {0}
+    assert said == ""
+    assert "Group typo has committed nothing" in said_of_another
 
 
 async def test_what_was_removed_and_what_is_no_record_does_not_wait(

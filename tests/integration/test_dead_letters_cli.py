@@ -125,6 +125,10 @@ async def test_letters_are_listed_in_order_of_time_and_narrowed_by_filters(
     assert "3 dead letters" in table.stdout
     assert subscription(2) in table.stdout
     assert len(await operator.json("list", "--reason", "undecodable")) == 1
+    misspelled = await operator.run("list", "--reason", "refussed")
+    assert misspelled.stderr.strip() == (
+        "None was given up on for refussed, only for: refused, undecodable."
+    )
     assert len(await operator.json("list", "--subscription", subscription(1))) == 1
     assert len(await operator.json("list", "--since", "10m")) == 5
     assert await operator.json("list", "--since", "2100-01-01") == []
