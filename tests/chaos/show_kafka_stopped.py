@@ -5,7 +5,6 @@ SECONDS=60, and as customers RATE=200 updates/s besides the calls that are timed
 """
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import aiohttp
 from deploy.local import credentials
 from tests.chaos.faults import FAULTS
 from tests.chaos.run import background, settle
-from tests.chaos.shows import Facts, Memory, number, say, show
+from tests.chaos.shows import Facts, Memory, choice, number, say, show
 from tests.chaos.system import System
 from verification.marks import Marker
 from verification.oracle import Ledger, read_rows
@@ -55,7 +54,7 @@ class Answer:
 
 async def measure(system: System) -> Facts:
     """Send before, while Kafka is away, and afterwards."""
-    fault, seconds = os.environ.get("FAULT") or "broker.stop", number("SECONDS", 60)
+    fault, seconds = choice("FAULT", "broker.stop", FAULTS), number("SECONDS", 60)
     mix = CustomerMix(1, apps=200, subscriptions=5_000)
     ledger, memory, over = Ledger(), Memory(), asyncio.Event()
     answers: list[Answer] = []

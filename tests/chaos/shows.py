@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,14 @@ def say(text: str) -> None:
 def number(name: str, default: int) -> int:
     """Read a number from the environment."""
     return int(os.environ.get(name) or default)
+
+
+def choice(name: str, default: str, known: Iterable[str]) -> str:
+    """Read one of `known` from the environment; end with a sentence if it is none of them."""
+    chosen = os.environ.get(name) or default
+    if chosen not in known:
+        sys.exit(f"{name}={chosen} is unknown; there are {', '.join(sorted(known))}.")
+    return chosen
 
 
 class Memory:
