@@ -73,7 +73,7 @@ chaos: bootstrap ## Cause faults for MINUTES=30 and judge every row; SEED=… ag
 bench: bench-needs ## Measure beside others, for hours; ARM=… LOAD=… REPEATS=5 for a part
 	@$(VENV) -m benchmarks run
 
-bench-quick: bench-needs ## The key ratios, in three minutes
+bench-quick: bench-needs ## The key ratios, in a few minutes
 	@$(VENV) -m benchmarks quick
 
 bench-report: bench-needs ## Write benchmarks/RESULTS.md from the last run

@@ -3,10 +3,9 @@
 import argparse
 import logging
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,14 +15,14 @@ from benchmarks import scaling
 from benchmarks.arms.arm import Arm
 from benchmarks.arms.batch_loop import BatchLoop
 from benchmarks.arms.ceiling import Ceiling
-from benchmarks.arms.parallel_consumer import MODES, STRONGEST, ParallelConsumer, is_built
+from benchmarks.arms.parallel_consumer import MODES, STRONGEST, ParallelConsumer
 from benchmarks.arms.plain_loop import PlainLoop
 from benchmarks.arms.tidemark import Tidemark
 from benchmarks.collector import collector
 from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
-from benchmarks.latency.measure import Latency, is_invalid
-from benchmarks.loads import FULL, LOADS
+from benchmarks.latency.measure import Latency
+from benchmarks.loads import FULL, LOADS, SHORTEST
 from benchmarks.results import Session, latest
 from benchmarks.stack import bench_stack
 from benchmarks.targets import print_ratios
@@ -34,7 +33,7 @@ from shared.errors import Misconfigured, Transient
 _EXAMPLES: Final = """\
 examples:
   python -m benchmarks                                  everything; takes hours
-  python -m benchmarks quick                            the key ratios, in about three minutes
+  python -m benchmarks quick                            the key ratios, in a few minutes
   python -m benchmarks run --arm tidemark --arm pc-unnest --load zipf --repeats 3
   python -m benchmarks run --arm tidemark --profile     and a flame graph of its peak (py-spy)
   python -m benchmarks run --arm tidemark --beside ../other-checkout --load distinct
@@ -98,6 +97,11 @@ def _loads(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Measure arms on loads, by turns, and keep the results."""
     wanted: list[str] = options.arm or _words("ARM")
+    if options.go_on and set(wanted) - set(_NOT_ARMS):
+        raise Misconfigured(
+            "--go-on measures a load with all arms, or its table would lack some; name only "
+            f"{', '.join(_NOT_ARMS)} by --arm, or none."
+        )
     return _measure(
         options,
         _arms(options),
@@ -106,14 +110,14 @@ def run(options: argparse.Namespace) -> int:
         records=options.records,
         parts=[part for part in _NOT_ARMS if not wanted or part in wanted],
         so_far=Session.read(options.go_on) if options.go_on else None,
+        anew={*wanted, *(options.load or _words("LOAD"))},
     )
 
 
 def quick(options: argparse.Namespace) -> int:
     """Measure the key ratios once."""
     arms: list[Arm] = [Tidemark(), Ceiling()]
-    if is_built() and shutil.which("java"):
-        arms.append(ParallelConsumer(STRONGEST))
+    arms.append(ParallelConsumer(STRONGEST, slow_records_max=SHORTEST))
     return _measure(options, arms, _QUICK_LOADS, repeats=1, records=_QUICK_RECORDS, parts=())
 
 
@@ -137,17 +141,15 @@ def _measure(
     records: int,
     parts: Sequence[str],
     so_far: Session | None = None,
+    anew: Collection[str] = (),
 ) -> int:
     session = so_far or Session(seed=options.seed)
-    parts = [part for part in parts if part not in session.parts]
-    session.sit_down(sys.argv[1:])
+    whole = session.parts - set(anew)
+    parts = [part for part in parts if part not in whole]
     http_missing = ingest_missing() if _HTTP in parts else None
-    reasons = {arm.missing() for arm in arms} | {http_missing}
-    session.left_out = sorted(why for why in reasons if why)
-    for sentence in session.left_out:
-        print(sentence)
+    session.sit_down(sys.argv[1:], _left_out(http_missing, *(arm.missing() for arm in arms)))
     present = [arm for arm in arms if arm.missing() is None]
-    loads = [load for load in loads if present and load not in session.parts]
+    loads = [load for load in loads if present and load not in whole]
 
     def latency(stack: LocalStack, endpoint: str) -> Latency:
         return Latency(stack, seed=session.seed, say=_say, otlp_endpoint=endpoint)
@@ -157,7 +159,7 @@ def _measure(
         throughput = Throughput.on(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
         for load in loads:
             runs = throughput.measure(present, [load], repeats=repeats, records_max=records)
-            session.runs += [done async for done in runs]
+            session.replace_runs(load, [done async for done in runs])
             _say(f"kept in {session.end(load)}")
         if _HTTP in parts and http_missing is None:
             ingest = Ingest(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
@@ -176,21 +178,34 @@ def _measure(
             with bench_stack(keep=options.keep) as stack:
                 uvloop.run(measure(stack, endpoint))
         if _SCALING in parts:
-            session.scaling = scaling.measure(seed=session.seed, otlp_endpoint=endpoint, say=_say)
-            _say(f"kept in {session.end(_SCALING)}")
+            _scale(session, endpoint)
+    if set(parts) - {_HTTP} or (loads and any(isinstance(arm, Tidemark) for arm in present)):
+        _note_spans(session, receiver.spans)
     print_ratios(session)
-    senders = [part for part in parts if part != _HTTP] + [
-        arm.name for arm in present if loads and isinstance(arm, Tidemark)
-    ]
-    return _verdict(session, spans=receiver.spans if senders else None)
+    return 0 if session.counts else 1
 
 
-def _verdict(session: Session, *, spans: int | None) -> int:
-    if spans == 0:
+def _left_out(*reasons: str | None) -> list[str]:
+    """Say what cannot be measured here, and why."""
+    sentences = sorted({why for why in reasons if why})
+    for sentence in sentences:
+        print(sentence)
+    return sentences
+
+
+def _scale(session: Session, otlp_endpoint: str) -> None:
+    session.scaling = []
+    for scaled in scaling.measure(seed=session.seed, otlp_endpoint=otlp_endpoint, say=_say):
+        session.scaling.append(scaled)
+        session.keep()
+    _say(f"kept in {session.end(_SCALING)}")
+
+
+def _note_spans(session: Session, spans: int) -> None:
+    """Note how many came in a sitting in which services of ours ran."""
+    session.note_spans(spans)
+    if not spans:
         print("INVALID: no span came from any service, so telemetry was not on.")
-    runs_count = all(each.valid for each in session.runs)
-    played_counts = not any(map(is_invalid, session.end_to_end))
-    return 0 if runs_count and played_counts and spans != 0 else 1
 
 
 def _say(sentence: str) -> None:
@@ -223,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         "--go-on",
         type=Path,
         metavar="JSON",
-        help="add to these results what they lack; loads that were not ended are begun anew",
+        help="add to these results what they lack, and measure anew what --load and --arm name",
     )
     runner.add_argument("--profile", action="store_true", help="py-spy the consumer at its peak")
     runner.add_argument(

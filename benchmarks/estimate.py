@@ -5,24 +5,32 @@ every part is to be busy for 70 % of the time: what is left over catches up afte
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.loads import ROWS
 from benchmarks.measure import Run, Spread
 from benchmarks.results import Session
+from operator_cli.topics import RETENTION_DAYS
 from shared.topology import PARTITIONS
 
 PER_S: Final = 1_000_000
 _BUSY: Final = 0.7
 _CORES_OF_A_SHARD: Final = 16
+_WAL_MB_PER_S_OF_A_SHARD: Final = 200
+"""What one shard's disk, and the stream to its standby, are taken to bear for ever."""
 _REPLICATION: Final = 3
+_POSTGRES_COPIES: Final = 2
+"""A shard and its standby, taken as dear as each other."""
 _RECORD_BYTES: Final = 230
 _PAGE_BYTES: Final = 8_192
 _DOLLARS_PER_CORE_HOUR: Final = 0.05
+_DOLLARS_PER_GB_MONTH: Final = 0.08
+_DOLLARS_PER_GB_BETWEEN_ZONES: Final = 0.02
 _HOURS_PER_MONTH: Final = 730
 _LOAD: Final = "once"
+_HTTP: Final = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,74 +47,117 @@ class Part:
 
 
 def estimate(session: Session) -> Iterator[str]:
-    """Yield lines of Markdown; none where the session did not measure what it takes."""
+    """Yield lines of Markdown; one that says so where the session did not measure what it takes."""
+    yield "## On paper: a million updates a second"
+    yield ""
     runs = session.of("tidemark", _LOAD)
     batches, singles = (_http(session, kind, "server_cpu_us") for kind in ("batch", "single"))
-    producing = _http(session, "batch", "broker_cpu_us")
-    if not runs or not batches or not singles or not producing:
+    producing, producing_singles = (
+        _http(session, kind, "broker_cpu_us") for kind in ("batch", "single")
+    )
+    if not runs or not batches or not singles or not producing or not producing_singles:
+        yield f"Needs *{_LOAD}* and {_HTTP}, which were not measured.\n"
         return
-    ingest = Part("`ingest_api`, batches of 500", batches)
     fetching = _median(runs, lambda run: run.broker_cpu_s)
+    ingest = Part("`ingest_api`, batches of 500", batches)
     kafka = Part(f"Kafka, {_REPLICATION} replicas", _REPLICATION * producing + fetching)
     consumer = Part("`consumer`", _median(runs, lambda run: run.rate.client_cpu_s))
-    postgres = Part("Postgres", _median(runs, lambda run: run.postgres_cpu_s))
-    shards = math.ceil(postgres.cores / _CORES_OF_A_SHARD)
+    primaries = Part("Postgres", _median(runs, lambda run: run.postgres_cpu_s))
+    postgres = Part("Postgres, with standbys", _POSTGRES_COPIES * primaries.us_per_update)
+    wal_bytes = Spread.of([run.written.wal_bytes / run.records for run in runs]).median
+    shards = _shards(primaries, wal_bytes)
     parts = {
         ingest: f"{ingest.cores} processes",
         kafka: f"brokers; a replica taken as dear as its leader ({producing:.1f} µs), "
         f"and {fetching:.1f} µs to fetch",
         consumer: f"{consumer.cores} processes, of at most {PARTITIONS}",
-        postgres: f"{shards} shards of {_CORES_OF_A_SHARD} cores",
+        postgres: f"{shards} shards, of at most {_CORES_OF_A_SHARD} cores and "
+        f"{_WAL_MB_PER_S_OF_A_SHARD} MB/s of WAL, and as many standbys",
     }
-    yield "## On paper: a million updates a second"
-    yield ""
     yield (
         f"From what an update cost on *{_LOAD}* (nothing folds, {ROWS:,} rows that fit in memory) "
-        f"and by HTTP; each part busy for {_BUSY:.0%} of the time; an hour of a core taken as "
-        f"{_DOLLARS_PER_CORE_HOUR} dollars, disks and traffic left out. Nobody has measured it."
+        f"and by HTTP; each part busy for {_BUSY:.0%} of the time. Nobody has measured it."
     )
     yield ""
+    if session.sitting_of(_LOAD) is not session.sitting_of(_HTTP):
+        yield (
+            f"*{_LOAD}* and {_HTTP} were not measured in one sitting, and this machine's speed "
+            "changes: sums are right to a factor of two."
+        )
+        yield ""
     yield "| part | µs of CPU an update | cores | which are |"
     yield "|---|---|---|---|"
     for part, which in parts.items():
         yield f"| {part.name} | {part.us_per_update:.1f} | {part.cores} | {which} |"
     cores = sum(part.cores for part in parts)
-    dollars = cores * _DOLLARS_PER_CORE_HOUR * _HOURS_PER_MONTH
-    us_per_update = sum(part.us_per_update for part in parts)
-    yield f"| together | {us_per_update:.1f} | {cores} | {dollars:,.0f} dollars a month |"
+    yield f"| together | {sum(part.us_per_update for part in parts):.1f} | {cores} | |"
     yield ""
-    alone = Part("singles", singles)
+    yield _singles(ingest, kafka, singles, _REPLICATION * producing_singles + fetching)
+    of_one = 1e6 / consumer.us_per_update
     yield (
-        f"- Sent one by one an update costs `ingest_api` {singles:.1f} µs: {alone.cores} processes "
-        f"instead of {ingest.cores}, and Kafka a record batch each."
+        f"- Each of {PARTITIONS} partitions takes {PER_S / PARTITIONS:,.0f} updates a second. One "
+        f"app is one partition, so it has one consumer: {of_one:,.0f} a second at most, unless "
+        "its updates fold."
     )
-    yield f"- Each of {PARTITIONS} partitions takes {PER_S / PARTITIONS:,.0f} updates a second."
     yield (
         f"- Network: {_mb(_RECORD_BYTES)} MB/s into Kafka, "
         f"{_mb(_RECORD_BYTES * (_REPLICATION - 1))} between {_REPLICATION} replicas, "
         f"{_mb(_RECORD_BYTES)} out of it, uncompressed; about as much from callers and to Postgres."
     )
-    wal_bytes = Spread.of([run.written.wal_bytes / run.records for run in runs]).median
-    yield (
-        f"- WAL: {_mb(wal_bytes)} MB/s in all, {_mb(wal_bytes / shards)} on each of {shards} "
-        f"shards, as much again to each standby. Where there are many more rows than updates "
-        f"between two checkpoints, most updates write an image of their page, too: up to "
-        f"{_mb(_PAGE_BYTES / shards)} MB/s on each."
-    )
-    yield _first_to_give_way(parts, consumer, postgres)
+    yield f"- WAL: {_mb(wal_bytes)} MB/s in all, {_mb(wal_bytes / shards)} on each shard."
+    yield _cost(cores)
+    yield _first_to_give_way(parts, shards)
     yield ""
 
 
-def _first_to_give_way(parts: Iterable[Part], consumer: Part, postgres: Part) -> str:
-    largest = max(parts, key=lambda part: part.cores)
-    of_an_app = _BUSY / consumer.us_per_update * 1e6
+def _shards(postgres: Part, wal_bytes: float) -> int:
+    """Return how many it takes for the cores, or for the WAL if that is more."""
+    for_cores = postgres.cores / _CORES_OF_A_SHARD
+    for_wal = wal_bytes * PER_S / 1e6 / _WAL_MB_PER_S_OF_A_SHARD / _BUSY
+    return math.ceil(max(for_cores, for_wal))
+
+
+def _singles(ingest: Part, kafka: Part, server_us: float, kafka_us: float) -> str:
+    alone, brokers = Part("singles", server_us), Part("singles in Kafka", kafka_us)
     return (
-        f"- All parts have the same room, so what grows first is whatever takes longest to add: "
-        f"Postgres, {postgres.cores / sum(part.cores for part in parts):.0%} of all cores. "
-        "Processes of `ingest_api` and `consumer` join within seconds; a shard has to take over "
-        f"partitions with their rows, and its WAL fills a disk before its cores are full. "
-        f"The most cores go to {largest.name}. One app is one partition, so it has one consumer: "
-        f"{of_an_app:,.0f} updates a second at most, unless they fold."
+        f"- Sent one by one an update costs `ingest_api` {server_us:.1f} µs and Kafka "
+        f"{kafka_us:.1f} µs, since each is a record batch: {alone.cores} processes instead of "
+        f"{ingest.cores}, and {brokers.cores} cores of brokers instead of {kafka.cores}."
+    )
+
+
+def _cost(cores: int) -> str:
+    month_s = _HOURS_PER_MONTH * 3_600
+    kept_gb = _RECORD_BYTES * PER_S * _REPLICATION * RETENTION_DAYS * 86_400 / 1e9
+    replicated_gb = _RECORD_BYTES * PER_S * (_REPLICATION - 1) * month_s / 1e9
+    for_cores = cores * _DOLLARS_PER_CORE_HOUR * _HOURS_PER_MONTH
+    for_disks = kept_gb * _DOLLARS_PER_GB_MONTH
+    for_zones = replicated_gb * _DOLLARS_PER_GB_BETWEEN_ZONES
+    return (
+        f"- Cost: {for_cores:,.0f} dollars a month for cores ({_DOLLARS_PER_CORE_HOUR} an hour), "
+        f"{for_disks:,.0f} for the {kept_gb / 1e3:,.0f} TB that Kafka keeps for {RETENTION_DAYS} "
+        f"days ({_DOLLARS_PER_GB_MONTH} a GB and month), {for_zones:,.0f} for "
+        f"{replicated_gb / 1e3:,.0f} TB between its zones ({_DOLLARS_PER_GB_BETWEEN_ZONES} a GB). "
+        "Prices are taken, not asked for. Compression and a shorter retention are what saves; "
+        "Postgres' disks depend on the number of rows, and are left out."
+    )
+
+
+def _first_to_give_way(parts: Mapping[Part, str], shards: int) -> str:
+    images_mb = _PAGE_BYTES * PER_S / 1e6
+    share = images_mb / shards / _WAL_MB_PER_S_OF_A_SHARD
+    if share > 1:
+        return (
+            "- First to give way: the shards' WAL. Where there are many more rows than updates "
+            "between two checkpoints, most updates write an image of their page, too: up to "
+            f"{images_mb / shards:,.0f} MB/s on each shard, {share:.1f} times what is taken for "
+            f"its disk. It would take {share * shards / _BUSY:,.0f} shards, compressed images "
+            "(`wal_compression`), or checkpoints further apart."
+        )
+    largest = max(parts, key=lambda part: part.cores)
+    return (
+        f"- First to give way: {largest.name}, with the most cores of all; and what takes "
+        "longest to add is a shard, which has to take over partitions with their rows."
     )
 
 

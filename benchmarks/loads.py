@@ -73,10 +73,15 @@ def make_rows(count: int = ROWS) -> list[Row]:
         apps.append(f"{pick.randrange(first, after):04x}{_identifier(pick)[4:]}")
     rows = [
         Row(app, _identifier(pick), partition_of(app))
-        for app in (apps[number % APPS] for number in range(count))
+        for app in (apps[_app_of(number, count)] for number in range(count))
     ]
     pick.shuffle(rows)
     return rows
+
+
+def _app_of(number: int, rows: int) -> int:
+    """Return the app of a row: apps in turn, or spread over all shards where there are fewer."""
+    return number % APPS if rows >= APPS else number * APPS // rows
 
 
 def _prefixes(partition: int) -> tuple[int, int]:

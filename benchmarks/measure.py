@@ -44,11 +44,18 @@ class Run:
     broker_cpu_s: float
     written: Written
     rows_different: int
+    letters_missing: int = 0
+    """Updates that Postgres refuses and that are not in the dead-letter topic."""
 
     @property
     def valid(self) -> bool:
         """Whether it counts."""
-        return self.rows_different == 0
+        return self.rows_different == self.letters_missing == 0
+
+    @property
+    def why_not_valid(self) -> str:
+        """What is wrong."""
+        return f"{self.rows_different:,} rows differ, {self.letters_missing:,} dead letters missing"
 
 
 @dataclass(frozen=True, slots=True)

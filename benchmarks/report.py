@@ -5,18 +5,19 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from benchmarks.estimate import estimate
 from benchmarks.latency.measure import is_invalid
-from benchmarks.latency.scenarios import BASE_PER_S
+from benchmarks.latency.scenarios import SOAK_PER_S
 from benchmarks.loads import LOADS
 from benchmarks.measure import Run, Spread
 from benchmarks.results import Session
 from benchmarks.scaling import LOAD as SCALED_LOAD
+from benchmarks.scaling import Scaled
 from benchmarks.stack import PROFILE
 from benchmarks.targets import TARGETS, rate_of
 from deploy.local.layout import CHECKOUT
@@ -60,7 +61,7 @@ def _head(session: Session) -> Iterator[str]:
             f"({facts['cpu']}), {facts['memory_gib']} GiB, {facts['kernel']}, load average before "
             f"{facts['load_average_before'][0]}. Python {facts['python']}, "
             f"{_versions(facts['packages'])}. {_versions(facts['servers'])}. "
-            f"{_versions(facts['peers'])}."
+            f"{_versions(facts['peers'])}. {_spans(facts)}"
         )
         yield ""
     yield (
@@ -68,8 +69,13 @@ def _head(session: Session) -> Iterator[str]:
         "machine's speed changes while hours pass. [README.md](README.md) says how each is defined."
     )
     yield ""
-    for sentence in session.left_out:
+    for sentence in dict.fromkeys(why for each in session.sittings for why in each["left_out"]):
         yield f"{sentence}\n"
+
+
+def _spans(sitting: Mapping[str, Any]) -> str:
+    count = sitting.get("spans")
+    return "Spans were not counted." if count is None else f"{count:,} spans received."
 
 
 def _versions(found: Mapping[str, str]) -> str:
@@ -92,7 +98,8 @@ def _targets(session: Session) -> Iterator[str]:
 
 
 def _throughput(session: Session) -> Iterator[str]:
-    invalid = [run for run in session.runs if not run.valid]
+    scaled = [run for each in session.scaling for run in each.runs]
+    invalid = [run for run in [*session.runs, *scaled] if not run.valid]
     for load in LOADS.values():
         rows = [row for arm in _names(session) if (row := _row(session, arm, load.name))]
         if load.beside and (row := _row(session, "tidemark", load.beside, load.name)):
@@ -117,10 +124,10 @@ def _throughput(session: Session) -> Iterator[str]:
                 rows,
             )
     if invalid:
-        yield "Runs that do not count, because rows were not as the model says:"
+        yield "Runs that do not count:"
         yield ""
         for run in invalid:
-            yield f"- {run.arm} on {run.load}: {run.rows_different:,} rows"
+            yield f"- {run.arm} on {run.load}: {run.why_not_valid}"
         yield ""
 
 
@@ -172,6 +179,8 @@ def _http(session: Session) -> Iterator[str]:
         rows.append((kind, arm, *cells, f"{sum(session.http_figures(arm, kind, 'failed')):.0f}"))
     head = ("requests", "server", "updates/s", "p50, ms", "p99, ms", "server µs", "failed")
     yield from _table(head, rows)
+    if lost := sum(each.get("not_stored", 0) for each in session.http):
+        yield f"INVALID: {lost:,} updates were answered 202 and are not in Kafka.\n"
 
 
 def _end_to_end(session: Session) -> Iterator[str]:
@@ -202,16 +211,24 @@ def _whole(figure: float | None) -> str:
 def _soak(session: Session) -> Iterator[str]:
     if not session.soak:
         return
-    yield f"## {len(session.soak)} minutes of {BASE_PER_S:,} single updates a second"
+    minutes = session.soak["minutes"]
+    yield f"## {len(minutes)} minutes of {SOAK_PER_S:,} single updates a second"
     yield ""
-    names = list(session.soak[0]["rss_mib"])
+    yield (
+        f"{session.soak['updates_accepted']:,} updates accepted, "
+        f"{session.soak['updates_unknown']:,} not, {session.soak['updates_applied']:,} applied; "
+        f"{session.soak['not_arrived']:,} probes never arrived"
+        f"{'; INVALID' if is_invalid(session.soak) else ''}."
+    )
+    yield ""
+    names = list(minutes[0]["rss_mib"])
     rows = [
         (
             str(each["minute"]),
-            *(str(each["rss_mib"][name]) for name in names),
+            *(f"{each['rss_mib'][name]:.1f}" for name in names),
             *(_whole(each[figure]) for figure in ("http_p99_ms", "lag_p50_ms", "lag_p99_ms")),
         )
-        for each in session.soak
+        for each in minutes
         if each["minute"] == 1 or each["minute"] % _MINUTES_SHOWN == 0
     ]
     head = ("minute", *(f"RSS of {name}, MiB" for name in names))
@@ -223,30 +240,45 @@ def _scaling(session: Session) -> Iterator[str]:
         return
     yield f"## {SCALED_LOAD}, with more and with fewer"
     yield ""
-    rows: list[tuple[str, ...]] = []
-    for scaled in session.scaling:
-        runs = [run for run in scaled.runs if run.valid]
-        if runs:
-            point = scaled.point
-            rows.append(
-                (
-                    *(str(point.consumers), str(point.shards), f"{point.rows:,}"),
-                    str(Spread.of([run.rate.per_second for run in runs])),
-                    _median_us(runs, lambda run: run.rate.client_cpu_s / run.rate.updates),
-                    _median_us(runs, lambda run: run.postgres_cpu_s / run.records),
-                    f"{Spread.of([run.records / run.written.rows for run in runs]).median:,.1f}",
-                    f"{Spread.of([run.rate.rss_max_mib for run in runs]).median:,.0f}",
-                )
-            )
-    head = (
-        *("consumers", "shards", "rows", "updates/s, median (lowest-highest)"),
-        *("client µs", "Postgres µs", "updates a row written", "RSS of the largest, MiB"),
+    yield (
+        "One consumer, four shards and 400,000 rows where nothing else is said. All of them share "
+        "the cores with the broker: where the last column comes near to their number, more of "
+        "anything cannot help."
     )
-    yield from _table(head, rows)
+    yield ""
+    head = (
+        *("consumers", "shards", "rows", "updates counted", "updates/s, median (lowest-highest)"),
+        *("client µs", "Postgres µs", "broker µs", "updates a row written"),
+        *("RSS of the largest, MiB", "cores busy"),
+    )
+    yield from _table(head, [_scaled_row(scaled) for scaled in session.scaling])
 
 
-def _median_us(runs: list[Run], cpu_s: Callable[[Run], float]) -> str:
-    return f"{Spread.of([cpu_s(run) for run in runs]).median * 1e6:.1f}"
+def _scaled_row(scaled: Scaled) -> tuple[str, ...]:
+    point = scaled.point
+    place = (str(point.consumers), str(point.shards), f"{point.rows:,}")
+    runs = [run for run in scaled.runs if run.valid]
+    if not runs:
+        return (*place, "", "not measured", *[""] * 6)
+
+    def median(value: Callable[[Run], float]) -> float:
+        return Spread.of([value(run) for run in runs]).median
+
+    costs_us = [
+        1e6 * median(lambda run: run.rate.client_cpu_s / run.rate.updates),
+        1e6 * median(lambda run: run.postgres_cpu_s / run.records),
+        1e6 * median(lambda run: run.broker_cpu_s / run.records),
+    ]
+    rate = Spread.of([run.rate.per_second for run in runs])
+    return (
+        *place,
+        f"{median(lambda run: run.rate.updates):,.0f}",
+        str(rate),
+        *(f"{each:.1f}" for each in costs_us),
+        f"{median(lambda run: run.records / run.written.rows):,.1f}",
+        f"{median(lambda run: run.rate.rss_max_mib):,.0f}",
+        f"{rate.median * sum(costs_us) / 1e6:.1f}",
+    )
 
 
 def _draw(session: Session) -> Iterator[Path]:
@@ -280,7 +312,11 @@ def _draw_throughput(session: Session) -> Path:
 
 
 def _draw_scenario(session: Session, scenario: str) -> Path:
-    systems = [each for each in session.end_to_end if each["scenario"] == scenario]
+    first: dict[str, Any] = {}
+    for each in session.end_to_end:
+        if each["scenario"] == scenario:
+            first.setdefault(each["system"], each)
+    systems = list(first.values())
     figure = Figure(figsize=(9, 3 * len(systems)), layout="constrained")
     panels = figure.subplots(len(systems), sharex=True, squeeze=False)[:, 0]
     for axes, each in zip(panels, systems, strict=True):

@@ -15,6 +15,7 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.database import Written
+from benchmarks.latency.measure import is_invalid
 from benchmarks.measure import MIB, Rate, Run
 from benchmarks.scaling import Point, Scaled
 from benchmarks.stack import RESULTS
@@ -37,22 +38,37 @@ class Session:
 
     seed: int
     sittings: list[dict[str, Any]] = field(default_factory=list)
-    """Machine, versions and `parts` of each: what was measured there, as a whole."""
+    """Machine, versions, spans received, what was left out, and `parts`: what was measured there,
+    as a whole."""
     runs: list[Run] = field(default_factory=list)
     http: list[dict[str, Any]] = field(default_factory=list)
     end_to_end: list[dict[str, Any]] = field(default_factory=list)
-    soak: list[dict[str, Any]] = field(default_factory=list)
+    soak: dict[str, Any] = field(default_factory=dict)
     scaling: list[Scaled] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
-    def sit_down(self, arguments: Sequence[str]) -> None:
-        """Note where and when the next parts are measured."""
-        self.sittings.append({**facts(arguments), "parts": []})
+    def sit_down(self, arguments: Sequence[str], left_out: Sequence[str]) -> None:
+        """Note where and when the next parts are measured, and which cannot be, and why."""
+        self.sittings.append({**facts(arguments), "left_out": list(left_out), "parts": []})
+
+    def replace_runs(self, load: str, runs: Sequence[Run]) -> None:
+        """Keep these runs of a load, and what was run beside it, instead of those from before."""
+        self.runs = [run for run in self.runs if run.series != load] + list(runs)
 
     def end(self, part: str) -> Path:
         """Note that a part was measured as a whole, and write everything down."""
+        for sitting in self.sittings:
+            sitting["parts"] = [each for each in sitting["parts"] if each != part]
+        self.sittings[-1]["parts"].append(part)
+        return self.keep()
+
+    def note_spans(self, count: int) -> None:
+        """Note how many spans came in the last sitting; without any, telemetry was not on."""
+        self.sittings[-1]["spans"] = count
+        self.keep()
+
+    def keep(self) -> Path:
+        """Write everything down."""
         sitting = self.sittings[-1]
-        sitting["parts"].append(part)
         RESULTS.mkdir(parents=True, exist_ok=True)
         path = RESULTS / f"{sitting['taken_at'].replace(' ', '-').replace(':', '')}.json"
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -62,6 +78,22 @@ class Session:
     def parts(self) -> set[str]:
         """Whatever was measured as a whole."""
         return {part for sitting in self.sittings for part in sitting["parts"]}
+
+    @property
+    def counts(self) -> bool:
+        """Whether all updates of all runs were found where they belong, and spans came."""
+        played = [*self.end_to_end, *([self.soak] if self.soak else [])]
+        return (
+            all(run.valid for run in self.runs)
+            and all(run.valid for scaled in self.scaling for run in scaled.runs)
+            and not any(map(is_invalid, played))
+            and not any(each.get("not_stored") for each in self.http)
+            and all(sitting.get("spans") != 0 for sitting in self.sittings)
+        )
+
+    def sitting_of(self, part: str) -> dict[str, Any] | None:
+        """Return where and when a part was measured."""
+        return next((each for each in self.sittings if part in each["parts"]), None)
 
     def of(self, arm: str, load: str, series: str | None = None) -> list[Run]:
         """Return the runs of an arm on a load that count, taken with others of a series."""

@@ -33,15 +33,20 @@ class _BenchStack(LocalStack):
 def bench_stack(*, keep: bool = False, shards: int = SHARDS) -> Iterator[LocalStack]:
     """Run the stack on free ports until the end of the block.
 
-    Another run in the same checkout waits for this one. What a run left behind that was killed is
-    removed; what it left on purpose is used again.
+    Another run in the same checkout waits for this one. What an earlier run left is used again
+    where it has as many shards, and removed where it has not.
 
     Args:
         keep: leave broker and shards running.
-        shards: how many, where nothing was left.
+        shards: how many.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     left = read_plan(Layout(_STATE))
+    if left is not None and len(left.shards) != shards:
+        other = _BenchStack(_STATE, left)
+        with other.locked():
+            other.remove()
+        left = None
     plan = left or Plan.on_free_ports(consumers=CONSUMERS_MAX, shards=shards)
     stack = _BenchStack(_STATE, plan)
     with stack.locked():

@@ -1,6 +1,6 @@
 """What is to be reached, beside what a session measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,22 +87,26 @@ def _single_to(arm: str) -> Callable[[Session], float | None]:
     return measured
 
 
-def _phase(session: Session, scenario: str, phase: str) -> Mapping[str, Any]:
-    for each in session.end_to_end:
-        if (each["scenario"], each["system"]) == (scenario, "tidemark") and not is_invalid(each):
-            found: Mapping[str, Any] = each["phases"][phase]
-            return found
-    return {}
+def _of_phase(session: Session, scenario: str, phase: str, figure: str) -> float | None:
+    """Return the median over the plays of a scenario that count."""
+    found = [
+        value
+        for each in session.end_to_end
+        if (each["scenario"], each["system"]) == (scenario, "tidemark")
+        and not is_invalid(each)
+        and (value := each["phases"][phase][figure]) is not None
+    ]
+    return Spread.of(found).median if found else None
 
 
 def _lag_ms(scenario: str, phase: str) -> Callable[[Session], float | None]:
-    return lambda session: _phase(session, scenario, phase).get("lag_p99_ms")
+    return lambda session: _of_phase(session, scenario, phase, "lag_p99_ms")
 
 
 def _stall_ratio(figure: str) -> Callable[[Session], float | None]:
     def measured(session: Session) -> float | None:
-        before = _phase(session, "stall", "before").get(figure)
-        during = _phase(session, "stall", "during").get(figure)
+        before = _of_phase(session, "stall", "before", figure)
+        during = _of_phase(session, "stall", "during", figure)
         return during / before if before and during else None
 
     return measured
@@ -113,37 +117,47 @@ def _rss_max_mib(session: Session) -> float | None:
     return max(found, default=None)
 
 
+def _minutes(session: Session) -> Sequence[Mapping[str, Any]]:
+    """Return the minutes of the soak; none where it does not count."""
+    return [] if not session.soak or is_invalid(session.soak) else session.soak["minutes"]
+
+
 def _soak_rss_max_mib(session: Session) -> float | None:
-    found = [float(max(each["rss_mib"].values())) for each in session.soak]
-    return max(found, default=None)
+    peaks = [max(each["rss_max_mib"].values()) for each in _minutes(session)]
+    return max(peaks, default=None)
 
 
 def _soak_growth(session: Session) -> float | None:
     """Return how much larger the fastest growing process is at the end than a third before it."""
-    if not session.soak:
+    minutes = _minutes(session)
+    if not minutes:
         return None
-    before, last = session.soak[len(session.soak) * 2 // 3 - 1], session.soak[-1]
+    before, last = minutes[len(minutes) * 2 // 3 - 1], minutes[-1]
     return max(float(last["rss_mib"][name] / rss) for name, rss in before["rss_mib"].items())
 
 
 TARGETS: Final = (
     Target(
-        "consumer, distinct, to Parallel Consumer at its strongest", 1.5, _to_best_peer("distinct")
+        "consumer, distinct (each row four times), to Parallel Consumer at its strongest",
+        1.5,
+        _to_best_peer("distinct"),
     ),
     Target(
         "consumer, distinct, to Parallel Consumer one by one",
         10,
         _to_other("pc-single", "distinct"),
     ),
+    Target("consumer, distinct, to the ceiling", 0.55, _to_other("ceiling", "distinct")),
     Target(
-        "consumer, distinct, to the ceiling",
-        0.55,
-        _to_other("ceiling", "distinct"),
+        "consumer, once (nothing folds), to Parallel Consumer at its strongest",
+        1.5,
+        _to_best_peer("once"),
     ),
-    Target(
-        "consumer, once (nothing folds), to Parallel Consumer at its best", 1, _to_best_peer("once")
+    Target("consumer, once, to the ceiling", 0.55, _to_other("ceiling", "once")),
+    *(
+        Target(f"consumer, {load}, to the loop that folds", 1, _to_other("batch-loop", load))
+        for load in ("distinct", "once", "zipf", "half-hot")
     ),
-    Target("consumer, once (nothing folds), to the ceiling", 0.5, _to_other("ceiling", "once")),
     Target("consumer, Zipf, to distinct", 1, _to_distinct("zipf")),
     Target("consumer, half-hot, to Parallel Consumer at its best", 25, _to_best_peer("half-hot")),
     Target(
@@ -176,7 +190,7 @@ TARGETS: Final = (
         at_most=True,
     ),
     Target("consumer's RSS with a backlog", 300, _rss_max_mib, " MiB", at_most=True),
-    Target("RSS in 30 minutes at 2,000/s", 300, _soak_rss_max_mib, " MiB", at_most=True),
+    Target("highest RSS in 30 minutes at 1,000/s", 300, _soak_rss_max_mib, " MiB", at_most=True),
     Target("RSS after 30 minutes, to after 20", 1.03, _soak_growth, at_most=True),
 )
 
@@ -186,4 +200,4 @@ def print_ratios(session: Session) -> None:
     for target in TARGETS:
         what, least, measured, verdict = target.row(session)
         if verdict:
-            print(f"{what:58} {measured:>12}  ({least}: {verdict})")
+            print(f"{what:78} {measured:>12}  ({least}: {verdict})")

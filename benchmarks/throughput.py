@@ -15,7 +15,7 @@ from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.database import Databases
 from benchmarks.loads import LOADS, ROWS, SHORT, Row, expected_rows, make_rows
 from benchmarks.measure import Run, cpu_of_tree
-from benchmarks.topics import filled_topic
+from benchmarks.topics import count_dead_letters, filled_topic
 from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack
 from shared.settings import KafkaSettings, read_shard_map
@@ -145,12 +145,12 @@ class Throughput:
             load=prepared.load,
             seed=self._seed,
             records=prepared.records,
-            refused=prepared.refused,
             otlp_endpoint=self._otlp_endpoint,
             warm_up=warm_up.kafka if warm_up else None,
             begun=lambda: cpu_before.update(_cpu_s(servers)),
         )
         before = await self._databases.written()
+        letters_before = await count_dead_letters(prepared.kafka)
         cpu_before = _cpu_s(servers)
         rate = await asyncio.to_thread(arm.run, task)
         cpu = _cpu_s(servers)
@@ -159,6 +159,7 @@ class Throughput:
         different = await self._databases.count_differences(
             prepared.expected, positions=arm.sets_positions
         )
+        letters = await count_dead_letters(prepared.kafka) - letters_before
         run = Run(
             arm=arm.name,
             load=prepared.load,
@@ -169,6 +170,7 @@ class Throughput:
             broker_cpu_s=cpu["broker"] - cpu_before["broker"],
             written=written,
             rows_different=different,
+            letters_missing=max(0, prepared.refused - letters) if arm.keeps_dead_letters else 0,
         )
         self._say(_line(run))
         return run
@@ -193,5 +195,5 @@ def _line(run: Run) -> str:
         f"RSS {rate.rss_max_mib:,.0f} MiB",
     ]
     if not run.valid:
-        facts.append(f"INVALID: {run.rows_different:,} rows differ")
+        facts.append(f"INVALID: {run.why_not_valid}")
     return " · ".join(facts)

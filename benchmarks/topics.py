@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from benchmarks.loads import Row, Update, record_value
-from operator_cli.topics import create_topics
+from operator_cli.topics import DEAD_LETTER_PARTITIONS, create_topics
 from shared.errors import Transient
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
@@ -34,17 +35,20 @@ async def filled_topic(
 ) -> AsyncIterator[KafkaSettings]:
     """Create a topic that holds the updates in their order; delete it afterwards.
 
+    Its name begins with `name`, and is a new one each time: a topic that was deleted just now may
+    still be there.
+
     One of a hundred says that a span was made of it where it was sent.
 
     A record's key is the subscription, which Parallel Consumer needs and nobody else looks at.
     Its partition is that of the app, as always.
     """
     async with temporary_topics(
-        KafkaSettings(bootstrap_servers=bootstrap_servers, topic=name)
+        KafkaSettings(bootstrap_servers=bootstrap_servers, topic=f"{name}-{uuid.uuid4().hex[:12]}")
     ) as kafka:
-        await _count_records(kafka)  # returns when every partition has a leader that knows it
+        await count_updates(kafka)  # returns when every partition has a leader that knows it
         await _produce(kafka, rows, updates)
-        found = await _count_records(kafka)
+        found = await count_updates(kafka)
         if found != len(updates):
             raise Transient(f"Topic {name} holds {found} records, not {len(updates)}.")
         yield kafka
@@ -68,9 +72,19 @@ async def temporary_topics(kafka: KafkaSettings) -> AsyncIterator[KafkaSettings]
         await admin.close()
 
 
-async def _count_records(kafka: KafkaSettings) -> int:
+async def count_updates(kafka: KafkaSettings) -> int:
+    """Count the records of the topic of updates, of which nothing was deleted."""
+    return await _count_records(kafka, kafka.topic, PARTITIONS)
+
+
+async def count_dead_letters(kafka: KafkaSettings) -> int:
+    """Count the records of the dead-letter topic, of which nothing was deleted."""
+    return await _count_records(kafka, kafka.dead_letter_topic, DEAD_LETTER_PARTITIONS)
+
+
+async def _count_records(kafka: KafkaSettings, topic: str, count: int) -> int:
     async with AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers) as consumer:
-        partitions = [TopicPartition(kafka.topic, number) for number in range(PARTITIONS)]
+        partitions = [TopicPartition(topic, number) for number in range(count)]
         consumer.assign(partitions)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
         return sum(ends.values())

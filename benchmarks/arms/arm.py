@@ -24,8 +24,6 @@ class Task:
     seed: int
     records: int
     """Records in the topic."""
-    refused: int
-    """Of these, the ones that Postgres refuses."""
     otlp_endpoint: str | None
     """Where spans are to be sent, if at all."""
     warm_up: KafkaSettings | None
@@ -40,6 +38,7 @@ class OurArm:
 
     sets_positions: bool = True
     warms_up: bool = False
+    keeps_dead_letters: bool = False
 
     def missing(self) -> str | None:
         """It is always here."""
@@ -62,6 +61,11 @@ class Arm(Protocol):
     @property
     def sets_positions(self) -> bool:
         """Whether it leaves the offset of the last update in the row."""
+        ...
+
+    @property
+    def keeps_dead_letters(self) -> bool:
+        """Whether what Postgres refuses must be in the dead-letter topic afterwards."""
         ...
 
     @property

@@ -34,6 +34,9 @@ class ParallelConsumer:
     mode: str
     sets_positions: bool = True
     warms_up: bool = True
+    keeps_dead_letters: bool = False
+    slow_records_max: int = SHORT
+    """The most records of a load that it is slow at."""
 
     @property
     def name(self) -> str:
@@ -47,7 +50,9 @@ class ParallelConsumer:
 
     def records(self, load: Load) -> int | None:
         """Take a short run of what it needs minutes for."""
-        return _SLOW_LOADS.get(load.name, SHORT if self.mode == "single" else load.full)
+        if slow := _SLOW_LOADS.get(load.name):
+            return min(slow, self.slow_records_max)
+        return SHORT if self.mode == "single" else load.full
 
     def missing(self) -> str | None:
         """It needs Java, and Maven where it is not built yet."""

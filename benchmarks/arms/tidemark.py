@@ -27,7 +27,8 @@ _JOIN_TIMEOUT_S: Final = 60.0
 _STALL_TIMEOUT_S: Final = 60.0
 _FAST_POLL_S: Final = 0.01
 _SLOW_POLL_S: Final = 0.25
-_PROFILE_S: Final = 10
+_PROFILE_S: Final = 4
+"""Less than any load that is profiled takes."""
 TIDEMARK: Final = "tidemark"
 """The arm that is this checkout with its default settings."""
 
@@ -41,6 +42,7 @@ class Tidemark(OurArm):
     settings: Mapping[str, str] | None = None
     profile: bool = False
     processes: int = 1
+    keeps_dead_letters: bool = True
     meaning: str = "Tidemark's consumer, one process"
 
     def records(self, load: Load) -> int | None:
@@ -80,12 +82,13 @@ class Tidemark(OurArm):
         watch.until_begun()
         profiler = _start_profiler(processes[0]) if self.profile else None
         rate = watch.until_done()
-        if profiler is not None:
-            profiler.wait(timeout=60)
+        if profiler is not None and profiler.wait(timeout=60):
+            raise Transient("py-spy could not look at the consumer; is it allowed to (ptrace)?")
         return rate
 
 
 def _start_profiler(process: psutil.Process) -> "subprocess.Popen[bytes]":
+    PROFILE.unlink(missing_ok=True)
     command = [
         str(Path(sys.executable).with_name("py-spy")),
         *("record", "--pid", str(process.pid), "--output", str(PROFILE)),

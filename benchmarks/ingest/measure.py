@@ -19,7 +19,7 @@ from benchmarks.ingest.servers import FASTAPI, NOTHING, TWIN
 from benchmarks.loads import LOADS, Row, make_rows, record_value
 from benchmarks.measure import cpu_of_tree, own_cpu, rss_mib
 from benchmarks.stack import BENCH
-from benchmarks.topics import temporary_topics
+from benchmarks.topics import count_updates, temporary_topics
 from deploy.local import credentials, services
 from deploy.local.layout import CHECKOUT
 from deploy.local.ports import HOST
@@ -97,6 +97,9 @@ class Ingest:
                         for kind, path in files.items():
                             run = await asyncio.to_thread(self.run, server, daemon, kind, path)
                             found.append(run)
+                    if server == "ingest":
+                        accepted = sum(run["updates_accepted"] for run in found[-len(files) :])
+                        found[-1]["not_stored"] = max(0, accepted - await count_updates(kafka))
                 found.append(await asyncio.to_thread(self._send_batch_alone, kafka.topic))
         return found
 
@@ -137,14 +140,14 @@ class Ingest:
         process = daemon.process()
         if process is None:
             raise Transient(f"{server} has ended: {daemon.last_lines(10)}")
-        self._wrk(kind, requests, _WARM_UP_S)
+        warmed_up = self._wrk(kind, requests, _WARM_UP_S)
         broker = self._stack.broker.process()
         brokers = [broker] if broker else []
         cpu_s, broker_cpu_s = own_cpu(process), cpu_of_tree(brokers)
         answer = self._wrk(kind, requests, _SECONDS)
         cpu_s, broker_cpu_s = own_cpu(process) - cpu_s, cpu_of_tree(brokers) - broker_cpu_s
-        accepted = answer["requests"] - answer["failed"]
-        updates = accepted * (_UPDATES_PER_BATCH if kind == "batch" else 1)
+        of_each = _UPDATES_PER_BATCH if kind == "batch" else 1
+        updates = _accepted(answer) * of_each
         found = {
             "arm": server,
             "kind": kind,
@@ -152,6 +155,7 @@ class Ingest:
             "p50_ms": answer["p50_ms"],
             "p99_ms": answer["p99_ms"],
             "failed": answer["failed"],
+            "updates_accepted": updates + _accepted(warmed_up) * of_each,
             "server_cpu_us": cpu_s / max(updates, 1) * 1e6,
             "broker_cpu_us": broker_cpu_s / max(updates, 1) * 1e6,
             "rss_mib": rss_mib(process),
@@ -218,6 +222,10 @@ def server_daemon(
     arguments = [server, str(stack.layout.shard_map), str(stack.plan.ingest)]
     argv = [sys.executable, "-m", "benchmarks.ingest.servers", *arguments]
     return replace(daemon, name=server, argv=argv)
+
+
+def _accepted(answer: Mapping[str, Any]) -> int:
+    return int(answer["requests"] - answer["failed"])
 
 
 def _name() -> str:

@@ -8,7 +8,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain, islice, repeat
 from typing import Any, Final
+
+import psutil
 
 from benchmarks.collector import telemetry
 from benchmarks.database import Databases
@@ -16,21 +19,20 @@ from benchmarks.ingest.measure import server_daemon
 from benchmarks.ingest.servers import TWIN
 from benchmarks.latency.probes import INTERVAL_S, TAG, Probe
 from benchmarks.latency.scenarios import (
-    BASE_PER_S,
     BURST_PER_S,
     SCENARIOS,
+    SOAK_PER_S,
     UPDATES_PER_BATCH,
     Scenario,
 )
 from benchmarks.latency.sender import Answer, Planned, Sender, http_request
-from benchmarks.loads import LOADS, Row, make_rows
-from benchmarks.measure import rss_mib
+from benchmarks.loads import FULL, LOADS, Row, Update, make_rows
+from benchmarks.measure import rss_max_mib, rss_mib
 from benchmarks.topics import SAMPLED_EVERY, temporary_topics
 from deploy.local import services
 from deploy.local.ports import HOST
 from deploy.local.processes import Daemon
 from deploy.local.stack import LocalStack
-from shared.errors import Transient
 from shared.settings import KafkaSettings, read_shard_map
 from shared.topology import ShardMap
 
@@ -40,7 +42,7 @@ _CONNECTIONS: Final = 256
 _CONNECTIONS_MAX: Final = 8_000
 """More than wait where a shard's requests, a quarter of all, hang until they are given up."""
 _WARM_UP_S: Final = 5.0
-_BROKER_WARM_UP: Final = Scenario("broker warm-up", 60)
+_BROKER_WARM_UP: Final = Scenario("broker warm-up", 60, base_per_s=SOAK_PER_S)
 """Until Java has compiled what single updates need."""
 _ARRIVE_WITHIN_S: Final = 60.0
 _REQUESTS: Final = 20_000
@@ -59,62 +61,83 @@ class Latency:
         self._say = say
         self._otlp_endpoint = otlp_endpoint
         self._dsns = read_shard_map(stack.layout.shard_map).dsns
-        rows = make_rows()
+        rows = self._rows = make_rows()
+        self._seed = seed
         self._databases = Databases(self._dsns, rows)
         shard_of = ShardMap.equal(len(self._dsns)).shard_of
         self._probe_rows: dict[str, Row] = {}
         self._probes_sent = 0
         for row in rows:
             self._probe_rows.setdefault(shard_of(row.partition).name, row)
-        probed = {row.app_id for row in self._probe_rows.values()}
+        self._probed = {row.app_id for row in self._probe_rows.values()}
         host = f"{HOST}:{stack.plan.ingest}"
-        updates = LOADS["distinct"].updates(rows, seed, 2 * _REQUESTS)
-        chosen = [each for each in updates if rows[each.row].app_id not in probed]
-        self._singles = [
-            http_request(
-                host,
-                "PATCH",
-                _path(rows[each.row]),
-                f'{{"tags":{each.tags}}}',
-                traced=number % SAMPLED_EVERY == 0,
-            )
-            for number, each in enumerate(chosen[:_REQUESTS])
-        ]
-        self._batches = list(_batches(host, rows, probed, [each.tags for each in chosen]))
+        tags = [each.tags for each in islice(self._updates(), _REQUESTS)]
+        self._singles = list(islice(self._requests(), _REQUESTS))
+        self._batches = list(_batches(host, rows, self._probed, tags))
+
+    def _updates(self) -> Iterator[Update]:
+        """Yield updates of rows that are not probed, uniform over all others; they end."""
+        for update in LOADS["distinct"].updates(self._rows, self._seed, FULL):
+            if self._rows[update.row].app_id not in self._probed:
+                yield update
+
+    def _requests(self) -> Iterator[bytes]:
+        """Yield single updates; one of a hundred is traced."""
+        host = f"{HOST}:{self._stack.plan.ingest}"
+        for number, update in enumerate(self._updates()):
+            path, body = _path(self._rows[update.row]), f'{{"tags":{update.tags}}}'
+            traced = number % SAMPLED_EVERY == 0
+            yield http_request(host, "PATCH", path, body, traced=traced)
 
     async def measure(self) -> list[dict[str, Any]]:
         """Return every scenario on every system, with a line for each second of it."""
         await self._databases.load()
         await self._play(_BROKER_WARM_UP, TIDEMARK)
-        return [await self._play(scenario, system) for scenario in SCENARIOS for system in SYSTEMS]
+        return [
+            await self._play(scenario, system)
+            for scenario in SCENARIOS
+            for _ in range(scenario.plays)
+            for system in SYSTEMS
+        ]
 
-    async def soak(self, minutes: int) -> list[dict[str, Any]]:
-        """Return time lag and memory in each minute of the base load on Tidemark.
+    async def soak(self, minutes: int) -> dict[str, Any]:
+        """Return time lag and memory in each minute of a steady load on Tidemark.
 
-        Raises:
-            Transient: accepted updates were not applied.
+        It goes to all rows, so that what is kept for each of them would show.
         """
         await self._databases.load()
-        found: list[dict[str, Any]] = []
-        accepted = 0
+        await self._play(_BROKER_WARM_UP, TIDEMARK)
+        scenario = Scenario("soak", 60, base_per_s=SOAK_PER_S)
+        lines: list[dict[str, Any]] = []
+        accepted = failed = missing = 0
+        requests = chain.from_iterable(self._requests() for _ in repeat(None))
         async with self._deployed(TIDEMARK) as daemons:
             for minute in range(1, minutes + 1):
-                scenario = Scenario("soak", 60)
-                sender, probes = await self._send(scenario)
-                accepted += _accepted(sender.answers)
+                singles = list(islice(requests, int(scenario.seconds * scenario.base_per_s)))
+                sender, probes = await self._send(scenario, singles)
+                accepted += _updates_of(sender.answers, accepted=True)
+                failed += _updates_of(sender.answers, accepted=False)
+                missing += sum(probe.outstanding for probe in probes)
                 figures = _figures(sender.answers, probes, scenario, 0, scenario.seconds)
-                found.append({"minute": minute, "rss_mib": _memory(daemons), **figures})
-                self._say(json.dumps(found[-1]))
-            if (applied := await self._applied(accepted)) != accepted:
-                raise Transient(f"{applied} of {accepted} accepted updates are in their rows.")
-        return found
+                memory = {"rss_mib": _memory(daemons), "rss_max_mib": _memory(daemons, rss_max_mib)}
+                lines.append({"minute": minute, **memory, **figures})
+                self._say(json.dumps(lines[-1]))
+            applied = await self._applied(accepted)
+        return {
+            "not_arrived": missing,
+            "updates_accepted": accepted,
+            "updates_unknown": failed,
+            "updates_applied": applied,
+            "minutes": lines,
+        }
 
     async def _play(self, scenario: Scenario, system: str) -> dict[str, Any]:
         async with self._deployed(system) as daemons:
-            warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S))
-            sender, probes = await self._send(scenario)
+            warmed_up, _ = await self._send(Scenario("warm-up", _WARM_UP_S), self._singles)
+            sender, probes = await self._send(scenario, self._singles)
             answers = [*warmed_up.answers, *sender.answers]
-            accepted, failed = _accepted(answers), sum(not each.accepted for each in answers)
+            accepted = _updates_of(answers, accepted=True)
+            failed = _updates_of(answers, accepted=False)
             applied = accepted if system == TWIN else await self._applied(accepted)
             memory = _memory(daemons)
         found = {
@@ -128,6 +151,7 @@ class Latency:
             "sender_late_p99_ms": percentile_ms([each.late_s for each in sender.answers], 0.99),
             "updates_accepted": accepted,
             "updates_unknown": failed,
+            "failed_while_warming_up": sum(not each.accepted for each in warmed_up.answers),
             "updates_applied": applied,
             "rss_mib": memory,
             "timeline": _timeline(scenario, sender.answers, probes),
@@ -168,7 +192,9 @@ class Latency:
             for daemon in daemons:
                 daemon.stop()
 
-    async def _send(self, scenario: Scenario) -> tuple[Sender, list[Probe]]:
+    async def _send(
+        self, scenario: Scenario, singles: Sequence[bytes]
+    ) -> tuple[Sender, list[Probe]]:
         probes = [Probe(shard, row) for shard, row in self._probe_rows.items()]
         sender = Sender(
             HOST,
@@ -176,7 +202,7 @@ class Latency:
             connections=_CONNECTIONS,
             connections_max=_CONNECTIONS_MAX,
         )
-        plan = self._plan(scenario, probes)
+        plan = self._plan(scenario, singles, probes)
         with _without_collecting():
             await self._play_out(plan, scenario, sender, probes)
         return sender, probes
@@ -220,14 +246,16 @@ class Latency:
         finally:
             shard.resume()
 
-    def _plan(self, scenario: Scenario, probes: Sequence[Probe]) -> list[Planned]:
+    def _plan(
+        self, scenario: Scenario, singles: Sequence[bytes], probes: Sequence[Probe]
+    ) -> list[Planned]:
         planned = [
-            Planned(number / BASE_PER_S, self._singles[number % len(self._singles)], 1)
-            for number in range(int(scenario.seconds * BASE_PER_S))
+            Planned(number / scenario.base_per_s, singles[number % len(singles)], 1)
+            for number in range(int(scenario.seconds * scenario.base_per_s))
         ]
         if scenario.burst and scenario.event is not None:
             begins_s, ends_s = scenario.event
-            batches_per_s = (BURST_PER_S - BASE_PER_S) / UPDATES_PER_BATCH
+            batches_per_s = (BURST_PER_S - scenario.base_per_s) / UPDATES_PER_BATCH
             for number in range(int((ends_s - begins_s) * batches_per_s)):
                 at_s = begins_s + number / batches_per_s
                 content = self._batches[number % len(self._batches)]
@@ -265,7 +293,7 @@ def _without_collecting() -> Iterator[None]:
 def is_invalid(played: Mapping[str, Any]) -> bool:
     """Say whether what was played on a system does not count, since updates are missing.
 
-    One of which the sender does not know whether it was accepted may have been applied or not.
+    Those of which the sender does not know whether they were accepted may have been applied or not.
     """
     accepted, applied = played["updates_accepted"], played["updates_applied"]
     found = accepted <= applied <= accepted + played["updates_unknown"]
@@ -303,14 +331,16 @@ def _wait_ready(daemons: Sequence[Daemon]) -> None:
         daemon.wait_ready()
 
 
-def _accepted(answers: Sequence[Answer]) -> int:
-    return sum(each.updates for each in answers if each.accepted)
+def _updates_of(answers: Sequence[Answer], *, accepted: bool) -> int:
+    return sum(each.updates for each in answers if each.accepted is accepted)
 
 
-def _memory(daemons: Sequence[Daemon]) -> dict[str, int]:
+def _memory(
+    daemons: Sequence[Daemon], of: Callable[[psutil.Process], float] = rss_mib
+) -> dict[str, float]:
     """Return the resident memory of each in MiB; 0 of one that has ended."""
     processes = {daemon.name: daemon.process() for daemon in daemons}
-    return {name: round(rss_mib(each)) if each else 0 for name, each in processes.items()}
+    return {name: round(of(each), 1) if each else 0 for name, each in processes.items()}
 
 
 def _updates_applied(port: int) -> int:
@@ -339,6 +369,7 @@ def _phases(scenario: Scenario) -> Mapping[str, tuple[float, float]]:
     return {
         "before": (0, begins_s),
         "during": (begins_s, ends_s),
+        "5 s after": (ends_s, ends_s + 5),
         # What was held up is still on its way for a moment.
         "after": (ends_s + 5, scenario.seconds),
     }
