@@ -172,15 +172,17 @@ def _measure(
             session.soak = await latency(stack, endpoint).soak(_SOAK_MINUTES)
             _say(f"kept in {session.end(_SOAK)}")
 
-    with collector() as receiver:
-        endpoint = receiver.endpoint
-        if loads or set(parts) - {_SCALING}:
-            with bench_stack(keep=options.keep) as stack:
-                uvloop.run(measure(stack, endpoint))
-        if _SCALING in parts:
-            _scale(session, endpoint)
-    if set(parts) - {_HTTP} or (loads and any(isinstance(arm, Tidemark) for arm in present)):
-        _note_spans(session, receiver.spans)
+    try:
+        with collector() as receiver:
+            endpoint = receiver.endpoint
+            if loads or set(parts) - {_SCALING}:
+                with bench_stack(keep=options.keep) as stack:
+                    uvloop.run(measure(stack, endpoint))
+            if _SCALING in parts:
+                _scale(session, endpoint)
+    finally:  # what was kept of a sitting that is ended has to know it, too
+        if set(parts) - {_HTTP} or (loads and any(isinstance(arm, Tidemark) for arm in present)):
+            _note_spans(session, receiver.spans)
     print_ratios(session)
     return 0 if session.counts else 1
 
