@@ -1,7 +1,6 @@
 """Tables and plots of a session, and each target beside what was measured."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -285,7 +284,10 @@ def _draw(session: Session) -> Iterator[Path]:
     _PLOTS.mkdir(exist_ok=True)
     rcParams["svg.hashsalt"] = "tidemark"  # or each drawing would differ in its IDs
     if PROFILE.exists():
-        yield Path(shutil.copy(PROFILE, _PLOTS / "flame-graph.svg"))
+        path = _PLOTS / "flame-graph.svg"
+        drawn = PROFILE.read_text(encoding="utf-8")
+        path.write_text(drawn.replace(f"{CHECKOUT}/", ""), encoding="utf-8")
+        yield path
     for scenario in dict.fromkeys(each["scenario"] for each in session.end_to_end):
         yield _draw_scenario(session, scenario)
     if session.runs:

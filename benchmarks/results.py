@@ -141,7 +141,7 @@ def facts(arguments: Sequence[str]) -> dict[str, Any]:
     """Return what has to be known to judge figures."""
     return {
         "taken_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "arguments": list(arguments),
+        "arguments": [Path(each).name if "/" in each else each for each in arguments],
         "cores": psutil.cpu_count(),
         "cpu": _cpu(),
         "memory_gib": round(psutil.virtual_memory().total / MIB / 1024, 1),
