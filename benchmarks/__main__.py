@@ -23,7 +23,7 @@ from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
 from benchmarks.latency.measure import Latency
 from benchmarks.loads import FULL, LOADS, SHORTEST
-from benchmarks.results import Session, latest
+from benchmarks.results import HTTP, Session, latest
 from benchmarks.stack import bench_stack
 from benchmarks.targets import print_ratios
 from benchmarks.throughput import Throughput
@@ -43,11 +43,10 @@ examples:
 ARM, LOAD and REPEATS of the environment stand for options that are not given."""
 _DEFAULT_REPEATS: Final = 5
 _QUICK_LOADS: Final = ("distinct", "half-hot")
-_HTTP: Final = "http"
 _LATENCY: Final = "latency"
 _SOAK: Final = "soak"
 _SCALING: Final = "scaling"
-_NOT_ARMS: Final = (_HTTP, _LATENCY, _SOAK, _SCALING)
+_NOT_ARMS: Final = (HTTP, _LATENCY, _SOAK, _SCALING)
 _SOAK_MINUTES: Final = 30
 _QUICK_RECORDS: Final = 400_000
 
@@ -116,8 +115,8 @@ def run(options: argparse.Namespace) -> int:
 
 def quick(options: argparse.Namespace) -> int:
     """Measure the key ratios once."""
-    arms: list[Arm] = [Tidemark(), Ceiling()]
-    arms.append(ParallelConsumer(STRONGEST, slow_records_max=SHORTEST))
+    peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST)
+    arms: list[Arm] = [Tidemark(), Ceiling(), peer]
     return _measure(options, arms, _QUICK_LOADS, repeats=1, records=_QUICK_RECORDS, parts=())
 
 
@@ -146,7 +145,7 @@ def _measure(
     session = so_far or Session(seed=options.seed)
     whole = session.parts - set(anew)
     parts = [part for part in parts if part not in whole]
-    http_missing = ingest_missing() if _HTTP in parts else None
+    http_missing = ingest_missing() if HTTP in parts else None
     session.sit_down(sys.argv[1:], _left_out(http_missing, *(arm.missing() for arm in arms)))
     present = [arm for arm in arms if arm.missing() is None]
     loads = [load for load in loads if present and load not in whole]
@@ -161,10 +160,10 @@ def _measure(
             runs = throughput.measure(present, [load], repeats=repeats, records_max=records)
             session.replace_runs(load, [done async for done in runs])
             _say(f"kept in {session.end(load)}")
-        if _HTTP in parts and http_missing is None:
+        if HTTP in parts and http_missing is None:
             ingest = Ingest(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
             session.http = await ingest.measure(repeats)
-            _say(f"kept in {session.end(_HTTP)}")
+            _say(f"kept in {session.end(HTTP)}")
         if _LATENCY in parts:
             session.end_to_end = await latency(stack, endpoint).measure()
             _say(f"kept in {session.end(_LATENCY)}")
@@ -181,7 +180,7 @@ def _measure(
             if _SCALING in parts:
                 _scale(session, endpoint)
     finally:  # what was kept of a sitting that is ended has to know it, too
-        if set(parts) - {_HTTP} or (loads and any(isinstance(arm, Tidemark) for arm in present)):
+        if set(parts) - {HTTP} or (loads and any(isinstance(arm, Tidemark) for arm in present)):
             _note_spans(session, receiver.spans)
     print_ratios(session)
     return 0 if session.counts else 1

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.loads import ROWS
-from benchmarks.measure import Run, Spread
-from benchmarks.results import Session
+from benchmarks.measure import Run, Spread, median_of
+from benchmarks.results import HTTP, Session
 from operator_cli.topics import RETENTION_DAYS
 from shared.topology import PARTITIONS
 
@@ -30,7 +30,6 @@ _DOLLARS_PER_GB_MONTH: Final = 0.08
 _DOLLARS_PER_GB_BETWEEN_ZONES: Final = 0.02
 _HOURS_PER_MONTH: Final = 730
 _LOAD: Final = "once"
-_HTTP: Final = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +55,15 @@ def estimate(session: Session) -> Iterator[str]:
         _http(session, kind, "broker_cpu_us") for kind in ("batch", "single")
     )
     if not runs or not batches or not singles or not producing or not producing_singles:
-        yield f"Needs *{_LOAD}* and {_HTTP}, which were not measured.\n"
+        yield f"Needs *{_LOAD}* and {HTTP}, which were not measured.\n"
         return
-    fetching = _median(runs, lambda run: run.broker_cpu_s)
+    fetching = _us_per_update(runs, lambda run: run.broker_cpu_s)
     ingest = Part("`ingest_api`, batches of 500", batches)
     kafka = Part(f"Kafka, {_REPLICATION} replicas", _REPLICATION * producing + fetching)
-    consumer = Part("`consumer`", _median(runs, lambda run: run.rate.client_cpu_s))
-    primaries = Part("Postgres", _median(runs, lambda run: run.postgres_cpu_s))
+    consumer = Part("`consumer`", _us_per_update(runs, lambda run: run.rate.client_cpu_s))
+    primaries = Part("Postgres", _us_per_update(runs, lambda run: run.postgres_cpu_s))
     postgres = Part("Postgres, with standbys", _POSTGRES_COPIES * primaries.us_per_update)
-    wal_bytes = Spread.of([run.written.wal_bytes / run.records for run in runs]).median
+    wal_bytes = median_of(runs, lambda run: run.written.wal_bytes / run.records)
     shards = _shards(primaries, wal_bytes)
     parts = {
         ingest: f"{ingest.cores} processes",
@@ -79,9 +78,9 @@ def estimate(session: Session) -> Iterator[str]:
         f"and by HTTP; each part busy for {_BUSY:.0%} of the time. Nobody has measured it."
     )
     yield ""
-    if session.sitting_of(_LOAD) is not session.sitting_of(_HTTP):
+    if session.sitting_of(_LOAD) is not session.sitting_of(HTTP):
         yield (
-            f"*{_LOAD}* and {_HTTP} were not measured in one sitting, and this machine's speed "
+            f"*{_LOAD}* and {HTTP} were not measured in one sitting, and this machine's speed "
             "changes: sums are right to a factor of two."
         )
         yield ""
@@ -167,8 +166,8 @@ def _http(session: Session, kind: str, figure: str) -> float | None:
     return Spread.of(found).median if found else None
 
 
-def _median(runs: Sequence[Run], cpu_s: Callable[[Run], float]) -> float:
-    return Spread.of([cpu_s(run) / run.records * 1e6 for run in runs]).median
+def _us_per_update(runs: Sequence[Run], cpu_s: Callable[[Run], float]) -> float:
+    return median_of(runs, lambda run: cpu_s(run) / run.records * 1e6)
 
 
 def _mb(bytes_per_update: float) -> str:

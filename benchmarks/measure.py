@@ -1,7 +1,7 @@
 """What one run of one arm came to, and what it cost."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,6 +73,11 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.median:,.0f} ({self.low:,.0f}-{self.high:,.0f})"
+
+
+def median_of(runs: Iterable[Run], value: Callable[[Run], float]) -> float:
+    """Return the median of a figure over at least one run."""
+    return Spread.of([value(run) for run in runs]).median
 
 
 def cpu_of_tree(processes: Iterable[psutil.Process]) -> float:

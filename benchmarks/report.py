@@ -13,7 +13,7 @@ from benchmarks.estimate import estimate
 from benchmarks.latency.measure import is_invalid
 from benchmarks.latency.scenarios import SOAK_PER_S
 from benchmarks.loads import LOADS
-from benchmarks.measure import Run, Spread
+from benchmarks.measure import Run, Spread, median_of
 from benchmarks.results import Session
 from benchmarks.scaling import LOAD as SCALED_LOAD
 from benchmarks.scaling import Scaled
@@ -142,11 +142,8 @@ def _row(
     if not runs:
         return None
 
-    def median(value: Callable[[Run], float]) -> float:
-        return Spread.of([value(run) for run in runs]).median
-
     def per_update(seconds: Callable[[Run], float], updates: Callable[[Run], int]) -> str:
-        return f"{median(lambda run: seconds(run) / updates(run)) * 1e6:.1f}"
+        return f"{median_of(runs, lambda run: seconds(run) / updates(run)) * 1e6:.1f}"
 
     return (
         arm,
@@ -156,10 +153,10 @@ def _row(
         per_update(lambda run: run.rate.client_cpu_s, lambda run: run.rate.updates),
         per_update(lambda run: run.postgres_cpu_s, lambda run: run.records),
         per_update(lambda run: run.broker_cpu_s, lambda run: run.records),
-        f"{median(lambda run: run.records / max(run.written.rows, 1)):.1f}",
-        f"{median(lambda run: run.rate.statements or run.written.transactions):,.0f}",
-        f"{median(lambda run: run.written.wal_bytes / run.records):,.0f}",
-        f"{median(lambda run: run.rate.rss_max_mib):,.0f}",
+        f"{median_of(runs, lambda run: run.records / max(run.written.rows, 1)):.1f}",
+        f"{median_of(runs, lambda run: run.rate.statements or run.written.transactions):,.0f}",
+        f"{median_of(runs, lambda run: run.written.wal_bytes / run.records):,.0f}",
+        f"{median_of(runs, lambda run: run.rate.rss_max_mib):,.0f}",
     )
 
 
@@ -260,22 +257,19 @@ def _scaled_row(scaled: Scaled) -> tuple[str, ...]:
     if not runs:
         return (*place, "", "not measured", *[""] * 6)
 
-    def median(value: Callable[[Run], float]) -> float:
-        return Spread.of([value(run) for run in runs]).median
-
     costs_us = [
-        1e6 * median(lambda run: run.rate.client_cpu_s / run.rate.updates),
-        1e6 * median(lambda run: run.postgres_cpu_s / run.records),
-        1e6 * median(lambda run: run.broker_cpu_s / run.records),
+        1e6 * median_of(runs, lambda run: run.rate.client_cpu_s / run.rate.updates),
+        1e6 * median_of(runs, lambda run: run.postgres_cpu_s / run.records),
+        1e6 * median_of(runs, lambda run: run.broker_cpu_s / run.records),
     ]
     rate = Spread.of([run.rate.per_second for run in runs])
     return (
         *place,
-        f"{median(lambda run: run.rate.updates):,.0f}",
+        f"{median_of(runs, lambda run: run.rate.updates):,.0f}",
         str(rate),
         *(f"{each:.1f}" for each in costs_us),
-        f"{median(lambda run: run.records / run.written.rows):,.1f}",
-        f"{median(lambda run: run.rate.rss_max_mib):,.0f}",
+        f"{median_of(runs, lambda run: run.records / run.written.rows):,.1f}",
+        f"{median_of(runs, lambda run: run.rate.rss_max_mib):,.0f}",
         f"{rate.median * sum(costs_us) / 1e6:.1f}",
     )
 

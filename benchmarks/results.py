@@ -24,6 +24,9 @@ from deploy.local.jars import locked_jars
 from deploy.local.layout import CHECKOUT
 from shared.errors import Misconfigured
 
+HTTP: Final = "http"
+"""The part that is the HTTP side alone."""
+
 _POM: Final = CHECKOUT / "benchmarks" / "parallel_consumer" / "pom.xml"
 _dependencies: Final = re.compile(
     r"<artifactId>(parallel-consumer-core|HikariCP|postgresql)</artifactId>\s*"

@@ -31,13 +31,13 @@ async def follow(
     """
     history = LagHistory()
     async with open_lag_reader(kafka, group) as reader:
-        look = await reader.look()
-        say_if_none_committed(look, group)
         while True:
+            look = await reader.look()
+            if history.latest is None:
+                say_if_none_committed(look, group)
             history.add(look)
             yield history.by_shard(shard_map.shards)
             await asyncio.sleep(interval_s)
-            look = await reader.look()
 
 
 async def export(

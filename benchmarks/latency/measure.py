@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import chain, islice, repeat
 from typing import Any, Final
@@ -71,9 +71,9 @@ class Latency:
             self._probe_rows.setdefault(shard_of(row.partition).name, row)
         self._probed = {row.app_id for row in self._probe_rows.values()}
         host = f"{HOST}:{stack.plan.ingest}"
-        tags = [each.tags for each in islice(self._updates(), _REQUESTS)]
-        self._singles = list(islice(self._requests(), _REQUESTS))
-        self._batches = list(_batches(host, rows, self._probed, tags))
+        updates = list(islice(self._updates(), _REQUESTS))
+        self._singles = list(self._requests(updates))
+        self._batches = list(_batches(host, rows, self._probed, [each.tags for each in updates]))
 
     def _updates(self) -> Iterator[Update]:
         """Yield updates of rows that are not probed, uniform over all others; they end."""
@@ -81,10 +81,10 @@ class Latency:
             if self._rows[update.row].app_id not in self._probed:
                 yield update
 
-    def _requests(self) -> Iterator[bytes]:
-        """Yield single updates; one of a hundred is traced."""
+    def _requests(self, updates: Iterable[Update]) -> Iterator[bytes]:
+        """Yield a request for each update; one of a hundred is traced."""
         host = f"{HOST}:{self._stack.plan.ingest}"
-        for number, update in enumerate(self._updates()):
+        for number, update in enumerate(updates):
             path, body = _path(self._rows[update.row]), f'{{"tags":{update.tags}}}'
             traced = number % SAMPLED_EVERY == 0
             yield http_request(host, "PATCH", path, body, traced=traced)
@@ -110,7 +110,7 @@ class Latency:
         scenario = Scenario("soak", 60, base_per_s=SOAK_PER_S)
         lines: list[dict[str, Any]] = []
         accepted = failed = missing = 0
-        requests = chain.from_iterable(self._requests() for _ in repeat(None))
+        requests = chain.from_iterable(self._requests(self._updates()) for _ in repeat(None))
         async with self._deployed(TIDEMARK) as daemons:
             for minute in range(1, minutes + 1):
                 singles = list(islice(requests, int(scenario.seconds * scenario.base_per_s)))
