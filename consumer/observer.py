@@ -1,12 +1,14 @@
 """What is noted of each flush: lags, sizes, hot keys, and spans for the few that get one."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from consumer.hot_keys import HotKeys
-from consumer.spans import FlushedRow, ProcessSpans
-from consumer.subscription_queue import PendingUpdate, Record
+from consumer.partition_work import Row
+from consumer.spans import ProcessSpans
+from consumer.subscription_queue import Record
 from shared.errors import Rejected, TidemarkError
 from shared.histogram import COUNTS, Histogram
 
@@ -49,37 +51,35 @@ class FlushObserver:
     def written(
         self,
         shard: str,
-        rows: Sequence[FlushedRow],
-        folds: Sequence[Sequence[PendingUpdate]],
+        rows: Sequence[Row],
         *,
         took_s: float,
         pool_wait_s: float,
     ) -> None:
-        """Note a statement that was written, and of which updates each of its rows was folded."""
+        """Note a statement that was written."""
         if self._silent:
             return
         notes = self.shards[shard]
         notes.flush_duration.observe(took_s)
         notes.flush_rows.observe(len(rows))
         notes.pool_wait.observe(pool_wait_s)
-        moments = [pending.record.timestamp for each in folds for pending in each]
+        moments = [pending.record.timestamp for row in rows for pending in row.updates]
         now_ms = int(time.time() * 1000)
         notes.time_lag.observe_ages(moments, now_ms)
         apps = self.apps.filling()
         apps.total += len(moments)
-        apps.add([(row.queue.key[0], row.count) for row in rows])
+        apps.add(Counter([each.update.app_id for row in rows for each in row.updates]).items())
         self._count_subscriptions(rows, len(moments))
         if self._spans is not None:
             self._spans.written(
                 shard,
                 rows,
-                folds,
                 oldest_s=(now_ms - min(moments)) / 1000,
                 took_s=took_s,
                 pool_wait_s=pool_wait_s,
             )
 
-    def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
+    def failed(self, shard: str, rows: Sequence[Row], error: TidemarkError) -> None:
         """Note a statement that the shard did not do."""
         if self._spans is not None:
             self._spans.failed(shard, rows, error)
@@ -89,7 +89,7 @@ class FlushObserver:
         if self._spans is not None:
             self._spans.given_up(record, rejected)
 
-    def _count_subscriptions(self, rows: Sequence[FlushedRow], updates: int) -> None:
+    def _count_subscriptions(self, rows: Sequence[Row], updates: int) -> None:
         """Count the rows that matter: whoever is hot waits, and so has many in a statement.
 
         Of a large statement's rows, those with a small share of its updates are left out. By as
@@ -98,7 +98,7 @@ class FlushObserver:
         subscriptions = self.subscriptions.filling()
         subscriptions.total += updates
         light = 0 if updates <= _FEW else 1 + updates // _LIGHT_SHARE
-        heavy = [row for row in rows if row.count > light]
+        heavy = [row for row in rows if len(row.updates) > light]
         if len(heavy) < len(rows):
             subscriptions.missed += light
-        subscriptions.add([(row.queue.key, row.count) for row in heavy])
+        subscriptions.add([(row.queue.key, len(row.updates)) for row in heavy])

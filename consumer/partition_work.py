@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
+import msgspec
+
 from consumer.budget import ShardBudget
 from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.holds import Diversion, Feeding, ReleasedRecord, Route
@@ -56,6 +58,8 @@ class PartitionWork:
         hold_back: HoldBack,
     ) -> None:
         self.partition = partition
+        self.is_over = False
+        """Whether nothing of it is to be written any more: it is lost or stopped."""
         self.lost = False
         self.stopped = False
         """Whether too many of its records can never succeed, so that no more is taken or done."""
@@ -256,7 +260,7 @@ class PartitionWork:
 
     def _stop(self) -> None:
         """Do nothing more, and give back what it holds of the budget."""
-        self.stopped = True
+        self.stopped = self.is_over = True
         self._forget()
         self.feeding.settled.set()
 
@@ -266,14 +270,15 @@ class PartitionWork:
         self._queues.clear()
         self._waiting.clear()
 
-    def complete(self, queue: SubscriptionQueue, count: int) -> None:
-        """Take out the oldest `count` updates of `queue`, whose effect is durable."""
+    def complete(self, rows: Iterable["Row"]) -> None:
+        """Take those updates out of their queues whose effect is durable."""
         if self.lost:
             return
-        done = queue.updates[:count]
-        del queue.updates[:count]
-        records = [pending.record for pending in done]
-        self._complete(records, sum([pending.size for pending in done]))
+        done: list[PendingUpdate] = []
+        for row in rows:
+            done += row.updates
+            del row.queue.updates[: len(row.updates)]
+        self._complete([each.record for each in done], sum([each.size for each in done]))
 
     def complete_records(self, records: Sequence[Record]) -> None:
         """Note that these records need no more work; too late after `lose`, so ignored then."""
@@ -293,31 +298,31 @@ class PartitionWork:
         if not self._tracker:
             self.idle.set()
 
-    def release(self, queue: SubscriptionQueue) -> bool:
-        """Take back a queue after a write; say whether it is ready for another."""
+    def release(self, queues: Iterable[SubscriptionQueue]) -> list[SubscriptionQueue]:
+        """Take back queues after a write; return those that are ready for another."""
         if self.budget.is_scarce and self._shard.is_idle:
             self.budget.room.set()
-        if self.is_over or queue.state is not QueueState.WRITING:
-            return False
-        if queue.updates:
-            queue.state = QueueState.READY
-            return True
-        queue.state = QueueState.IDLE
-        del self._queues[queue.key]
-        return False
+        again: list[SubscriptionQueue] = []
+        if self.is_over:
+            return again
+        for queue in queues:
+            if queue.state is not QueueState.WRITING:
+                continue
+            if queue.updates:
+                queue.state = QueueState.READY
+                again.append(queue)
+            else:
+                queue.state = QueueState.IDLE
+                del self._queues[queue.key]
+        return again
 
     def lose(self) -> None:
         """Forget everything: the partition is another's now, or its assignment is over."""
-        self.lost = True
+        self.lost = self.is_over = True
         self._forget()
         self.budget.partitions -= 1
         self.idle.set()
         self.feeding.settled.set()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing of it is to be written any more."""
-        return self.lost or self.stopped
 
     @property
     def is_full(self) -> bool:
@@ -357,6 +362,14 @@ class PartitionWork:
         self._records += records
         self._bytes += cost
         self.budget.account(records, cost)
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """The oldest updates of a queue, to be written as one row change."""
+
+    work: PartitionWork
+    queue: SubscriptionQueue
+    updates: Sequence[PendingUpdate]
 
 
 _RECORD_OVERHEAD_BYTES: Final = 1_500

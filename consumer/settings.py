@@ -181,7 +181,7 @@ class DeadLetterSettings(FrozenModel):
         100, ge=10, le=1_000_000, description="The share of so many may be given up on in a row."
     )
     in_flight_max: int = Field(
-        16,
+        32,
         ge=1,
         le=1_000,
         description="Dead letters on their way to Kafka at once, of each shard, and of what "

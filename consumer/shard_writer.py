@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
-from operator import not_
+from itertools import accumulate, compress, groupby
+from operator import attrgetter, not_
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ from consumer.folding import RowChange, fold
 from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
-from consumer.partition_work import STOPPED, PartitionWork
+from consumer.partition_work import STOPPED, PartitionWork, Row
 from consumer.refusals import Question, Refusal, first_refused
 from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
@@ -99,19 +99,10 @@ class Failing:
     reason: str
 
 
-class _Row(msgspec.Struct, frozen=True, gc=False):
-    """The oldest `count` updates of a queue, to be written as one row change."""
-
-    work: PartitionWork
-    queue: SubscriptionQueue
-    count: int
-
-
 class _Folded(msgspec.Struct, frozen=True, gc=False):
     """A row with what its updates amount to, and the keys that they are the first to use."""
 
-    row: _Row
-    updates: Sequence[PendingUpdate]
+    row: Row
     change: RowChange
     first_uses: Sequence[KeyUse] = ()
 
@@ -136,7 +127,7 @@ class _Left:
 
     refused: list[_Refused] = field(default_factory=list)
     reused: list[_Refused] = field(default_factory=list)
-    locked: list[_Row] = field(default_factory=list)
+    locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)
     """How many updates of each partition are not left."""
 
@@ -146,6 +137,8 @@ class _Left:
 
 
 _Waiting = deque[tuple[PartitionWork, SubscriptionQueue]]
+
+_work_of = attrgetter("work")
 
 
 class ShardWriter:
@@ -268,24 +261,24 @@ class ShardWriter:
         for deadline in self._under_way:
             deadline.reschedule(now)
 
-    def _take(self, waiting: _Waiting) -> list[_Row]:
-        rows: list[_Row] = []
-        size = 0
-        while waiting and len(rows) < self.pace.rows and size < self._bounds.bytes:
+    def _take(self, waiting: _Waiting) -> list[Row]:
+        rows: list[Row] = []
+        left = self._bounds.bytes
+        while waiting and len(rows) < self.pace.rows and left > 0:
             work, queue = waiting.popleft()
             if work.is_over:
                 continue
             queue.state = QueueState.WRITING
-            count = 0
-            for pending in queue.updates[: self._bounds.updates_per_row]:
-                size += pending.size
-                count += 1
-                if size >= self._bounds.bytes:
-                    break
-            rows.append(_Row(work, queue, count))
+            updates = queue.updates[: self._bounds.updates_per_row]
+            size = sum([each.size for each in updates]) if len(updates) > 1 else updates[0].size
+            if size > left:
+                ends = accumulate([each.size for each in updates])
+                updates = updates[: 1 + sum(end < left for end in ends)]
+            left -= size
+            rows.append(Row(work, queue, updates))
         return rows
 
-    async def _flush(self, rows: Sequence[_Row]) -> None:
+    async def _flush(self, rows: Sequence[Row]) -> None:
         left, first_again = _Left(), False
         try:
             async with asyncio.timeout(None) as deadline:
@@ -301,7 +294,11 @@ class ShardWriter:
         self._give_up(left)
         if left.locked:
             self._set_aside(left.locked)
-        again = [(row.work, row.queue) for row in rows if row.work.release(row.queue)]
+        again = [
+            (work, queue)
+            for work, its in groupby(rows, _work_of)
+            for queue in work.release([row.queue for row in its])
+        ]
         if first_again:
             self._ready.extendleft(reversed(again))
         else:
@@ -327,7 +324,7 @@ class ShardWriter:
             each.queue.state = QueueState.GIVING_UP
             self._refused.put_nowait(each)
 
-    def _set_aside(self, locked: Sequence[_Row]) -> None:
+    def _set_aside(self, locked: Sequence[Row]) -> None:
         if not self._has_locked.is_set():
             log.warning("shard.rows_locked", shard=self.name, count=len(locked))
         for row in locked:
@@ -335,7 +332,7 @@ class ShardWriter:
             self._locked.append((row.work, row.queue))
         self._has_locked.set()
 
-    async def _attempt(self, rows: Sequence[_Row], left: _Left) -> bool:
+    async def _attempt(self, rows: Sequence[Row], left: _Left) -> bool:
         """Write rows; say whether what was not written is to be the first that is tried again.
 
         It is where anything else would have failed as well, so that after an outage the oldest are
@@ -354,7 +351,7 @@ class ShardWriter:
         self._note_success()
         return False
 
-    async def _write(self, rows: Sequence[_Row], left: _Left) -> None:
+    async def _write(self, rows: Sequence[Row], left: _Left) -> None:
         """Write rows in one statement; where one of them prevents it, write the others.
 
         Adds to `left` what was written, what can never be, and the rows that somebody else holds.
@@ -378,7 +375,7 @@ class ShardWriter:
                     return
         await self._apply(folded, left)
 
-    async def _fold(self, rows: Sequence[_Row], left: _Left) -> Sequence[_Folded]:
+    async def _fold(self, rows: Sequence[Row], left: _Left) -> Sequence[_Folded]:
         """Fold each row, up to an update that reuses a key; refuse it where that is its oldest.
 
         That is its caller's fault for sure, so it does not count against the partition.
@@ -388,22 +385,21 @@ class ShardWriter:
             (*row.queue.key, pending.update.once.key)
             for row in rows
             if row.queue.has_keys
-            for pending in row.queue.updates[: row.count]
+            for pending in row.updates
             if pending.update.once is not None
         ]
         known = await self._store.first_uses(keys) if keys else {}
         folded: list[_Folded] = []
         for row in rows:
-            updates = row.queue.updates[: row.count]
             if not row.queue.has_keys:
-                folded.append(_Folded(row, updates, fold(updates)))
+                folded.append(_Folded(row, fold(row.updates)))
                 continue
-            judged = judge(updates, known)
+            judged = judge(row.updates, known)
             if judged.updates:
-                cut = _Row(row.work, row.queue, len(judged.updates))
-                folded.append(_Folded(cut, judged.updates, fold(judged.updates), judged.first_uses))
+                cut = Row(row.work, row.queue, judged.updates)
+                folded.append(_Folded(cut, fold(judged.updates), judged.first_uses))
             else:
-                left.reused.append(_Refused(row.work, row.queue, updates[0], reused()))
+                left.reused.append(_Refused(row.work, row.queue, row.updates[0], reused()))
         return folded
 
     async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
@@ -426,38 +422,46 @@ class ShardWriter:
             return
         took_s = asyncio.get_running_loop().time() - started
         self.pace.note(took_s, more_waits=bool(self._ready))
-        self._observer.written(
-            self.name,
-            [each.row for each in folded],
-            [each.updates for each in folded],
-            took_s=took_s,
-            pool_wait_s=applied.pool_wait_s,
-        )
+        rows = [each.row for each in folded]
+        self._observer.written(self.name, rows, took_s=took_s, pool_wait_s=applied.pool_wait_s)
         self.counts.flushes += 1
         rows_written = sum(applied.written)
         self.counts.rows_written += rows_written
         self.counts.rows_skipped += len(folded) - rows_written
-        for each, position, written in zip(folded, applied.positions, applied.written, strict=True):
-            work, queue = each.row.work, each.row.queue
-            count = self._count(each.row, each.change, position, written=written)
-            work.complete(queue, count)
+        for work, its in groupby(self._done(folded, applied), _work_of):
+            done = list(its)
+            work.complete(done)
+            count = sum([len(row.updates) for row in done])
             left.written[work] = left.written.get(work, 0) + count
 
-    def _count(self, row: _Row, change: RowChange, position: int | None, *, written: bool) -> int:
-        """Return how many updates of a row are done with."""
+    def _done(self, folded: Sequence[_Folded], applied: Applied) -> Sequence[Row]:
+        """Return what of the rows is done with, and count it."""
+        last_offsets = [each.change.last_offset for each in folded]
+        if all(applied.written) and applied.positions == last_offsets:
+            self.counts.updates_applied += sum([len(each.row.updates) for each in folded])
+            return [each.row for each in folded]
+        return [
+            self._done_of(each.row, each.change, position, written=written)
+            for each, position, written in zip(
+                folded, applied.positions, applied.written, strict=True
+            )
+        ]
+
+    def _done_of(self, row: Row, change: RowChange, position: int | None, *, written: bool) -> Row:
+        count = len(row.updates)
         if position is None:
-            self.counts.updates_ignored += row.count
-            return row.count
+            self.counts.updates_ignored += count
+            return row
         if written and position >= change.last_offset:
-            self.counts.updates_applied += row.count
-            return row.count
+            self.counts.updates_applied += count
+            return row
         # An earlier write had taken the head, or all of it: what is above the row's position stays
         # in the queue and is folded anew from there.
-        count = min(row.count, row.queue.count_through(position))
-        self.counts.updates_replayed += count
-        return count
+        done = [pending for pending in row.updates if pending.record.offset <= position]
+        self.counts.updates_replayed += len(done)
+        return Row(row.work, row.queue, done)
 
-    async def _write_halves(self, rows: Sequence[_Row], left: _Left) -> None:
+    async def _write_halves(self, rows: Sequence[Row], left: _Left) -> None:
         middle = len(rows) // 2
         await self._write(rows[:middle], left)
         await self._write(rows[middle:], left)
@@ -478,8 +482,8 @@ class ShardWriter:
     ) -> None:
         """Write what can be of rows of which at least one is refused."""
         row = folded[0].row
-        if len(folded) == row.count == 1:
-            left.refused.append(_Refused(row.work, row.queue, folded[0].updates[0], rejected))
+        if len(folded) == len(row.updates) == 1:
+            left.refused.append(_Refused(row.work, row.queue, row.updates[0], rejected))
             return
         unreadable, overfull = self._questions
         question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
@@ -491,10 +495,11 @@ class ShardWriter:
             await self._write_halves([each.row for each in folded], left)
         else:
             # In order: the older half is completed, so taken out, before the younger is read.
-            older, found = row.count // 2, left.count
-            await self._write([_Row(row.work, row.queue, older)], left)
+            middle, found = len(row.updates) // 2, left.count
+            await self._write([Row(row.work, row.queue, row.updates[:middle])], left)
             if left.count == found:
-                await self._write([_Row(row.work, row.queue, row.count - older)], left)
+                younger = row.queue.updates[: len(row.updates) - middle]
+                await self._write([Row(row.work, row.queue, younger)], left)
 
     async def _find_refused(
         self, folded: Sequence[_Folded], question: Question
@@ -503,7 +508,7 @@ class ShardWriter:
         rows = self.pace.rows
         try:
             refusals = await first_refused(
-                [each.updates for each in folded], [each.change for each in folded], question
+                [each.row.updates for each in folded], [each.change for each in folded], question
             )
         except Rejected:
             refusals = [None] * len(folded)
@@ -525,7 +530,7 @@ class ShardWriter:
     ) -> None:
         """Write each row up to its first refused update; `questions` are still to be asked."""
         accepted: list[_Folded] = []
-        before: list[_Row] = []
+        before: list[Row] = []
         refused: list[_Refused] = []
         for each, refusal in zip(folded, refusals, strict=True):
             row = each.row
@@ -533,8 +538,8 @@ class ShardWriter:
                 accepted.append(each)
                 continue
             if refusal.accepted:
-                before.append(_Row(row.work, row.queue, refusal.accepted))
-            update = row.queue.updates[refusal.accepted]
+                before.append(Row(row.work, row.queue, row.updates[: refusal.accepted]))
+            update = row.updates[refusal.accepted]
             refused.append(_Refused(row.work, row.queue, update, refusal.rejected.to_keep()))
         await self._write_folded([*accepted, *await self._fold(before, left)], left, questions)
         if question.with_older:
@@ -557,7 +562,9 @@ class ShardWriter:
             again = await question.ask(changes)
         except Rejected:
             return []
-        left.locked += [_Row(each.work, each.queue, 1) for each in compress(oldest, locked)]
+        left.locked += [
+            Row(each.work, each.queue, [each.update]) for each in compress(oldest, locked)
+        ]
         return [
             each
             for each, is_locked, rejected in zip(oldest, locked, again, strict=True)
@@ -575,10 +582,9 @@ class ShardWriter:
                 continue
             await self._dead_letters.send(update.record, rejected)
             self.counts.updates_dead_lettered += 1
-            work.complete(queue, 1)
+            work.complete([Row(work, queue, [update])])
             queue.state = QueueState.WRITING
-            if work.release(queue):
-                self.add_ready(work, [queue])
+            self.add_ready(work, work.release([queue]))
 
     async def forget_uses(self, before_ms: Mapping[int, int]) -> None:
         """Forget first uses of keys that were accepted before a time given by partition."""

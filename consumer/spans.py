@@ -6,7 +6,7 @@ as the queue is long.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -20,26 +20,15 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from consumer.partition_work import Row
 from consumer.per_second import PerSecond
-from consumer.subscription_queue import PendingUpdate, Record, SubscriptionQueue
+from consumer.subscription_queue import Record
 from shared.errors import Rejected, TidemarkError
 from shared.tracing import sampled_sender
 
 _SENDERS_PER_FLUSH_MAX: Final = 32
 _UNASKED_PER_S: Final = 5
 _STATEMENT: Final = "MERGE subscriptions"
-
-
-class FlushedRow(Protocol):
-    """The oldest `count` updates of a queue, written as one row."""
-
-    @property
-    def queue(self) -> SubscriptionQueue:
-        """The subscription's updates; what was written is still in it."""
-
-    @property
-    def count(self) -> int:
-        """How many of them were written."""
 
 
 class ProcessSpans:
@@ -71,8 +60,7 @@ class ProcessSpans:
     def written(
         self,
         shard: str,
-        rows: Sequence[FlushedRow],
-        folds: Sequence[Sequence[PendingUpdate]],
+        rows: Sequence[Row],
         *,
         oldest_s: float,
         took_s: float,
@@ -80,24 +68,24 @@ class ProcessSpans:
     ) -> None:
         """Make spans for those updates of a statement that were sampled where they were sent.
 
-        `folds` has the updates of each row. Once a second's spans are used up, nobody looks.
+        Once a second's spans are used up, nobody looks.
         """
-        asked = _sampled(folds) if self._asked.is_left else []
+        asked = _sampled(rows) if self._asked.is_left else []
         self._asked.take(len(asked))
         if not asked and oldest_s > self._slow_s and self._unasked.may():
-            row = min(rows, key=lambda row: row.queue.updates[0].record.timestamp)
-            asked = [(row.queue.updates[0].record, row.count, None)]
+            row = min(rows, key=lambda row: row.updates[0].record.timestamp)
+            asked = [(row.updates[0].record, len(row.updates), None)]
         if asked:
             self._spans(shard, rows, asked, took_s=took_s, pool_wait_s=pool_wait_s)
 
-    def failed(self, shard: str, rows: Sequence[FlushedRow], error: TidemarkError) -> None:
+    def failed(self, shard: str, rows: Sequence[Row], error: TidemarkError) -> None:
         """Make spans for a statement that failed.
 
         Rows of it may have been written before, while it was split to find what it failed for.
         """
         row = next((row for row in rows if row.queue.updates), None)
         if row is not None and self._unasked.may():
-            asked = [(row.queue.updates[0].record, row.count, None)]
+            asked = [(row.queue.updates[0].record, len(row.updates), None)]
             self._spans(shard, rows, asked, error=error)
 
     def given_up(self, record: Record, rejected: Rejected) -> None:
@@ -111,7 +99,7 @@ class ProcessSpans:
     def _spans(
         self,
         shard: str,
-        rows: Sequence[FlushedRow],
+        rows: Sequence[Row],
         asked: "Sequence[_Asked]",
         *,
         took_s: float = 0.0,
@@ -183,11 +171,14 @@ _Asked = tuple[Record, int, SpanContext | None]
 """A record that gets a span, how many updates its row was folded of, and where it was sent."""
 
 
-def _sampled(folds: Sequence[Sequence[PendingUpdate]]) -> list[_Asked]:
+def _sampled(rows: Sequence[Row]) -> list[_Asked]:
     """Return the first so many updates that were sampled where they were sent."""
     found: list[_Asked] = []
     for record, fold_size in [
-        (pending.record, len(fold)) for fold in folds for pending in fold if pending.record.headers
+        (pending.record, len(row.updates))
+        for row in rows
+        for pending in row.updates
+        if pending.record.headers
     ]:
         sender = sampled_sender(record.headers)
         if sender is not None:

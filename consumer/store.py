@@ -1,7 +1,7 @@
 """One shard's Postgres: rows that only move forward, by one statement for many."""
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -92,17 +92,16 @@ class ShardStore:
                 finds the rows' positions and changes nothing twice. `locked` where it had to wait
                 too long for somebody else's transaction; none was applied.
         """
-        ids = _ids(changes)
         asked_at = time.perf_counter()
         async with self._connection() as connection:
             pool_wait_s = time.perf_counter() - asked_at
             status = await connection.execute(
                 _APPLY_AND_KEEP_USES if first_uses else _APPLY,
-                *ids,
-                [each.first_offset for each in changes],
-                [each.last_offset for each in changes],
-                [each.accepted_ms for each in changes],
-                *_json_columns(changes),
+                *map(_array, _ids(changes)),
+                _array([each.first_offset for each in changes]),
+                _array([each.last_offset for each in changes]),
+                _array([each.accepted_ms for each in changes]),
+                *map(_json_array, _members(changes)),
                 self._topic_epoch,
                 self._create_missing,
                 *(_columns(first_uses, changes) if first_uses else ()),
@@ -111,7 +110,7 @@ class ShardStore:
             if rows_written == len(changes):
                 positions = [each.last_offset for each in changes]
                 return Applied(positions, [True] * rows_written, pool_wait_s)
-            rows = await connection.fetch(_READ_POSITIONS, *ids)
+            rows = await connection.fetch(_READ_POSITIONS, *_ids(changes))
         # What was just written is younger than what was found.
         newest = min((row["age"] for row in rows if row["age"] is not None), default=None)
         return Applied(
@@ -139,7 +138,7 @@ class ShardStore:
             Transient: the shard cannot tell now.
         """
         async with self._connection() as connection:
-            rows = await connection.fetch(_FIND_UNREADABLE, *_json_columns(changes))
+            rows = await connection.fetch(_FIND_UNREADABLE, *map(_json_lines, _members(changes)))
         found = {row["place"]: _refusal(row["sqlstate"]) for row in rows}
         return [found.get(place) for place in range(1, len(changes) + 1)]
 
@@ -154,10 +153,10 @@ class ShardStore:
         async with self._connection() as connection:
             rows = await connection.fetch(
                 _FIND_OVERFULL,
-                *_ids(changes),
-                [each.first_offset for each in changes],
-                _json_column([each.tags for each in changes]),
-                _json_column([each.increment_tags for each in changes]),
+                *map(_array, _ids(changes)),
+                _array([each.first_offset for each in changes]),
+                _json_lines([each.tags for each in changes]),
+                _json_lines([each.increment_tags for each in changes]),
                 self._topic_epoch,
                 self._create_missing,
             )
@@ -308,23 +307,35 @@ def _ids(changes: Sequence[RowChange]) -> tuple[list[str], list[str]]:
     return [each.app_id for each in changes], [each.subscription_id for each in changes]
 
 
-def _json_columns(changes: Sequence[RowChange]) -> tuple[list[str | None], ...]:
+def _members(changes: Sequence[RowChange]) -> tuple[list[Mapping[str, Any]], ...]:
     return (
-        _json_column([each.tags for each in changes]),
-        _json_column([each.increment_tags for each in changes]),
-        _json_column([each.properties for each in changes]),
-        _json_column([each.increment for each in changes]),
+        [each.tags for each in changes],
+        [each.increment_tags for each in changes],
+        [each.properties for each in changes],
+        [each.increment for each in changes],
     )
 
 
-def _json_column(changes: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Return the JSON of each, None where there is none; nothing at all where there is none of any.
+def _json_array(changes: Sequence[Mapping[str, Any]]) -> str:
+    """Return one JSON array of all, `null` where there is none; none of any is `[]`.
 
-    `unnest` fills the shorter of several arrays up with NULL.
+    Functions side by side in `ROWS FROM` fill up with NULL what the shorter ones return.
     """
     if not any(changes):
-        return []
-    return [_dumps(members).decode() if members else None for members in changes]
+        return "[]"
+    return _dumps([members or None for members in changes]).decode()
+
+
+def _json_lines(changes: Sequence[Mapping[str, Any]]) -> str:
+    """Return the JSON of each on a line of its own, so that one that is unreadable stands alone."""
+    if not any(changes):
+        return ""
+    return b"\n".join([_dumps(members) if members else b"" for members in changes]).decode()
+
+
+def _array(values: Iterable[str | int]) -> str:
+    """Return the text of a Postgres array of numbers, or of canonical IDs: nothing to be quoted."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def _columns(uses: Sequence[KeyUse], changes: Sequence[RowChange]) -> list[list[Any]]:

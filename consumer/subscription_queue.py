@@ -67,7 +67,3 @@ class SubscriptionQueue(msgspec.Struct, gc=False, eq=False):
     state: QueueState = QueueState.IDLE
     has_keys: bool = False
     """Whether any of its updates was sent with an idempotency key."""
-
-    def count_through(self, offset: int) -> int:
-        """Count the updates at or below `offset`."""
-        return sum(pending.record.offset <= offset for pending in self.updates)

@@ -1,13 +1,22 @@
 -- Moves rows only forward: a change applies where the row's position is below its first offset.
 -- A command tag that counts fewer rows than were sent says that some did not apply.
+-- Each column comes as one text, since its sender would need more than twice the time for arrays.
 MERGE INTO subscriptions AS row
-USING unnest(
-    $1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[],
-    $6::jsonb[], $7::jsonb[], $8::jsonb[], $9::jsonb[]
-) AS change (
-    app_id, subscription_id, first_offset, last_offset, accepted_ms,
-    tags, increment_tags, properties, increment
-)
+USING (
+    SELECT
+        app_id, subscription_id, first_offset, last_offset, accepted_ms,
+        nullif(tags, 'null') AS tags, nullif(increment_tags, 'null') AS increment_tags,
+        nullif(properties, 'null') AS properties, nullif(increment, 'null') AS increment
+    FROM ROWS FROM (
+        unnest($1::text::uuid[]), unnest($2::text::uuid[]),
+        unnest($3::text::bigint[]), unnest($4::text::bigint[]), unnest($5::text::bigint[]),
+        jsonb_array_elements($6::jsonb), jsonb_array_elements($7::jsonb),
+        jsonb_array_elements($8::jsonb), jsonb_array_elements($9::jsonb)
+    ) AS sent (
+        app_id, subscription_id, first_offset, last_offset, accepted_ms,
+        tags, increment_tags, properties, increment
+    )
+) AS change
 ON row.app_id = change.app_id AND row.subscription_id = change.subscription_id
 WHEN MATCHED AND (row.applied_epoch, row.applied_offset) < ($10::integer, change.first_offset) THEN
     UPDATE SET

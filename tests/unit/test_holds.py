@@ -24,7 +24,7 @@ from shared.holds import (
 )
 from shared.topology import partition_of
 from tests.records import APP, StubRecord, pending_of, record_of, subscription, update_of
-from tests.unit.test_partition_work import Setup
+from tests.unit.test_partition_work import Setup, complete
 
 SUB = subscription(1)
 OTHER = subscription(2)
@@ -237,7 +237,7 @@ def test_a_held_update_is_in_flight_until_the_holding_topic_has_it() -> None:
     work, _ = diverting(setup)
 
     work.receive([record_of(0, update_of(1)), record_of(1, update_of(2))])
-    work.complete(setup.ready.queues[0], 1)
+    complete(work, setup.ready.queues[0], 1)
     before = work.committable
     work.complete_records(setup.held)
 
@@ -261,7 +261,7 @@ def test_released_updates_go_ahead_of_those_that_wait() -> None:
     assert waiting == []
     assert offsets(setup) == [[0, 1, 2, 3, 4, 5]]
     assert work.feeding.outstanding == 3
-    work.complete(setup.ready.queues[0], 6)
+    complete(work, setup.ready.queues[0], 6)
     assert work.feeding.settled.is_set()
     assert work.committable == 6
     assert (setup.budget.records, setup.budget.bytes) == (0, 0)

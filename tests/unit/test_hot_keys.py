@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.hot_keys import FrequentKeys, HotKey, HotKeys
 from consumer.observer import FlushObserver
-from consumer.subscription_queue import SubscriptionQueue
-from tests.records import APP, pending_of, subscription, update_of
+from tests.unit.test_partition_work import row_of
 
 batches = st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=40)
 
@@ -63,12 +61,6 @@ def test_what_was_hot_two_windows_ago_is_forgotten() -> None:
     assert keys.seconds == 61
 
 
-@dataclass
-class Row:
-    queue: SubscriptionQueue
-    count: int
-
-
 flushes = st.lists(
     st.dictionaries(st.integers(0, 99), st.integers(1, 60), min_size=1), min_size=1, max_size=5
 )
@@ -83,13 +75,9 @@ def test_what_flushes_say_of_a_row_is_true_and_exact_while_few_are_written(
     true: Counter[tuple[str, str]] = Counter()
 
     for flush in written:
-        folds = [
-            [pending_of(offset, update_of(number)) for offset in range(count)]
-            for number, count in flush.items()
-        ]
-        rows = [Row(SubscriptionQueue((APP, subscription(n)), []), flush[n]) for n in flush]
-        observer.written("shard-0", rows, folds, took_s=0.1, pool_wait_s=0.0)
-        true.update({row.queue.key: row.count for row in rows})
+        rows = [row_of(number, *range(count)) for number, count in flush.items()]
+        observer.written("shard-0", rows, took_s=0.1, pool_wait_s=0.0)
+        true.update({row.queue.key: len(row.updates) for row in rows})
 
     said = {each.key: each for each in observer.subscriptions.top(100)}
     for key, each in said.items():

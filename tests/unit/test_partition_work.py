@@ -7,11 +7,11 @@ from msgspec.structs import replace
 
 from consumer.budget import BudgetBounds, ShardBudget
 from consumer.dead_letter_guard import GuardBounds
-from consumer.partition_work import PartitionWork
+from consumer.partition_work import PartitionWork, Row
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
 from shared.holds import HoldKey, HoldState, HoldView
-from tests.records import APP, StubRecord, record_of, update_of
+from tests.records import APP, StubRecord, pending_of, record_of, subscription, update_of
 
 
 class Ready:
@@ -48,6 +48,16 @@ def records(first: int, count: int, numbers: int = 1_000_000) -> list[StubRecord
     return [record_of(first + i, update_of((first + i) % numbers)) for i in range(count)]
 
 
+def row_of(number: int, *offsets: int) -> Row:
+    """Return a row of these updates, which its queue holds and its partition knows nothing of."""
+    updates = [pending_of(offset, update_of(number)) for offset in offsets]
+    return Row(Setup().work(), SubscriptionQueue((APP, subscription(number)), updates), updates)
+
+
+def complete(work: PartitionWork, queue: SubscriptionQueue, count: int) -> None:
+    work.complete([Row(work, queue, queue.updates[:count])])
+
+
 def test_updates_of_one_subscription_share_a_queue_in_offset_order() -> None:
     setup = Setup()
 
@@ -80,7 +90,7 @@ def test_what_is_given_up_keeps_nothing_else_in_memory() -> None:
 
     work.receive([good, StubRecord(1, b"not json")])
     del good
-    work.complete(setup.ready.queues[0], 1)
+    complete(work, setup.ready.queues[0], 1)
 
     assert alive() is None
     assert len(setup.given_up) == 1
@@ -95,7 +105,7 @@ def test_an_unreadable_record_is_given_up_and_holds_up_nobody() -> None:
     traced.headers = headers
 
     work.receive([record_of(0, update_of(0)), broken, traced])
-    work.complete(setup.ready.queues[0], 2)
+    complete(work, setup.ready.queues[0], 2)
 
     assert [record for record, _ in setup.given_up] == [broken]
     assert work.committable == 1
@@ -130,9 +140,9 @@ def test_a_partition_over_its_bound_is_full_until_half_is_free() -> None:
     work.receive(records(0, 10))
     was_full = work.is_full
     for queue in setup.ready.queues[:5]:
-        work.complete(queue, 1)
+        complete(work, queue, 1)
     still_no_room = not work.has_room
-    work.complete(setup.ready.queues[5], 1)
+    complete(work, setup.ready.queues[5], 1)
 
     assert was_full
     assert still_no_room
@@ -145,7 +155,7 @@ def test_records_behind_an_open_one_count_although_they_are_completed() -> None:
     work.receive(records(0, 10))
 
     for queue in setup.ready.queues[1:]:
-        work.complete(queue, 1)
+        complete(work, queue, 1)
 
     assert work.is_full
 
@@ -180,9 +190,9 @@ def test_a_scarce_share_is_open_again_when_half_of_it_is_free() -> None:
     work.receive(records(0, 100))
 
     for queue in setup.ready.queues[:50]:
-        work.complete(queue, 1)
+        complete(work, queue, 1)
     still_scarce = setup.budget.is_scarce and not work.has_room
-    work.complete(setup.ready.queues[50], 1)
+    complete(work, setup.ready.queues[50], 1)
 
     assert still_scarce
     assert not setup.budget.is_scarce
@@ -200,11 +210,11 @@ def test_a_share_that_is_used_up_by_what_waits_for_kafka_stops_nobody_else() -> 
     paused.paused = paused.is_full
     modest.receive(records(0, 1))
     for queue in setup.ready.queues[1:]:
-        (modest if queue is setup.ready.queues[-1] else paused).complete(queue, 1)
+        complete(modest if queue is setup.ready.queues[-1] else paused, queue, 1)
     busy = paused.has_room or setup.budget.room.is_set()
 
     setup.ready.is_idle = True
-    modest.release(setup.ready.queues[-1])
+    modest.release([setup.ready.queues[-1]])
 
     assert setup.budget.is_scarce
     assert not busy
@@ -236,11 +246,11 @@ def test_room_is_announced_only_by_a_paused_partition() -> None:
     work = setup.work()
     work.receive(records(0, 10))
 
-    work.complete(setup.ready.queues[0], 1)
+    complete(work, setup.ready.queues[0], 1)
     quiet = not setup.budget.room.is_set()
     work.paused = True
     for queue in setup.ready.queues[1:]:
-        work.complete(queue, 1)
+        complete(work, queue, 1)
 
     assert quiet
     assert setup.budget.room.is_set()
@@ -254,10 +264,10 @@ def test_a_lost_partition_ignores_late_completions_and_frees_its_budget() -> Non
     before = work.committable
 
     work.lose()
-    work.complete(queue, 1)
+    complete(work, queue, 1)
 
     assert work.committable == before == 0
-    assert not work.release(queue)
+    assert not work.release([queue])
     assert (setup.budget.records, setup.budget.bytes, setup.budget.partitions) == (0, 0, 0)
     assert work.idle.is_set()
 
@@ -269,7 +279,7 @@ def test_it_is_idle_exactly_while_nothing_is_in_flight() -> None:
 
     work.receive(records(0, 1))
     during = work.idle.is_set()
-    work.complete(setup.ready.queues[0], 1)
+    complete(work, setup.ready.queues[0], 1)
 
     assert (before, during, work.idle.is_set()) == (True, False, True)
 
@@ -282,9 +292,9 @@ def test_a_released_queue_is_ready_again_only_with_more_work(more: bool) -> None
     queue = setup.ready.queues[0]
     queue.state = QueueState.WRITING
 
-    work.complete(queue, 1)
+    complete(work, queue, 1)
 
-    assert work.release(queue) is more
+    assert work.release([queue]) == [queue] * more
     assert queue.state is (QueueState.READY if more else QueueState.IDLE)
 
 
@@ -343,12 +353,12 @@ def test_it_knows_since_when_everything_older_is_done() -> None:
     work.receive(records(0, 6, numbers=2))
     while_waiting = work.done_before_ms
 
-    work.complete(setup.ready.queues[0], 3)
+    complete(work, setup.ready.queues[0], 3)
     setup.ready.queues[0].state = QueueState.WRITING
-    work.release(setup.ready.queues[0])
+    work.release([setup.ready.queues[0]])
     half = work.done_before_ms
-    work.complete(setup.ready.queues[1], 3)
-    work.release(setup.ready.queues[1])
+    complete(work, setup.ready.queues[1], 3)
+    work.release([setup.ready.queues[1]])
 
     first_ms = record_of(0, update_of(0)).timestamp
     assert (before, while_waiting, half) == (None, first_ms, first_ms + 1)

@@ -9,7 +9,7 @@ from shared.holds import HeldAt, HoldKey, HoldState, held_headers
 from shared.updates import encode
 from tests.records import APP, StubRecord, record_of, subscription, update_of
 from tests.unit.test_holds import offsets, view_of
-from tests.unit.test_partition_work import Setup
+from tests.unit.test_partition_work import Setup, complete
 
 VIEW = view_of(HoldKey(APP, subscription(1)), HoldState.RELEASING)
 PORTION = 5
@@ -70,7 +70,7 @@ class Releasing:
         while True:
             for queue in self.setup.ready.queues:
                 assert len(queue.updates) <= PORTION
-                self.work.complete(queue, len(queue.updates))
+                complete(self.work, queue, len(queue.updates))
             await asyncio.sleep(0)
 
 

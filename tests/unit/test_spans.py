@@ -1,29 +1,16 @@
 """How many spans a consumer makes, and of what."""
 
-from dataclasses import dataclass
-
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from consumer.spans import ProcessSpans
-from consumer.subscription_queue import SubscriptionQueue
 from shared.errors import Rejected, Transient
 from shared.tracing import TRACEPARENT, sampled_sender
-from tests.records import APP, StubRecord, pending_of, subscription, update_of
+from tests.records import StubRecord
+from tests.unit.test_partition_work import row_of
 
 SAMPLED = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
-
-
-@dataclass
-class Row:
-    queue: SubscriptionQueue
-    count: int
-
-
-def row_of(number: int, *offsets: int) -> Row:
-    pending = [pending_of(offset, update_of(number)) for offset in offsets]
-    return Row(SubscriptionQueue((APP, subscription(number)), pending), 1)
 
 
 def spans_to(made: InMemorySpanExporter) -> ProcessSpans:
