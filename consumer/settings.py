@@ -100,7 +100,7 @@ class WriteSettings(FrozenModel):
     )
     rows_per_flush_max: int = Field(1_000, ge=1, le=10_000, description="Rows of one statement.")
     bytes_per_flush_max: int = Field(
-        4 * 2**20, ge=2**10, le=2**28, description="Record bytes folded into one statement."
+        4 * 2**20, ge=2**10, le=2**26, description="Record bytes folded into one statement."
     )
     updates_per_fold_max: int = Field(
         5_000, ge=1, le=100_000, description="Updates of one subscription folded into one row."

@@ -227,6 +227,7 @@ class ShardWriter:
             else:
                 self.breaker.gave_up()
                 self._forget_if_none_waits()
+            del rows  # what is written is accounted for no more, and need not wait for the next
 
     async def retry_locked_for_ever(self) -> None:
         """Try rows again that others held, apart from the ready ones, which need not wait for them.
@@ -250,6 +251,7 @@ class ShardWriter:
             else:
                 self.breaker.gave_up()
                 self._forget_if_none_waits()
+            del rows
             if not self._locked:
                 self._has_locked.clear()
                 log.info("shard.rows_unlocked", shard=self.name)

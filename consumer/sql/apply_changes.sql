@@ -1,6 +1,7 @@
 -- Moves rows only forward: a change applies where the row's position is below its first offset.
 -- A command tag that counts fewer rows than were sent says that some did not apply.
 -- Each column comes as one text, since its sender would need more than twice the time for arrays.
+-- The limit leaves nothing out: without it the planner takes any number of changes for a hundred.
 MERGE INTO subscriptions AS row
 USING (
     SELECT
@@ -16,6 +17,7 @@ USING (
         app_id, subscription_id, first_offset, last_offset, accepted_ms,
         tags, increment_tags, properties, increment
     )
+    LIMIT cardinality($3::text::bigint[])
 ) AS change
 ON row.app_id = change.app_id AND row.subscription_id = change.subscription_id
 WHEN MATCHED AND (row.applied_epoch, row.applied_offset) < ($10::integer, change.first_offset) THEN

@@ -661,7 +661,7 @@ class TestShardStore(StoreContract):
         connection = await asyncpg.connect(databases["shard-0"].get_secret_value())
         await connection.execute(
             "INSERT INTO subscriptions SELECT $1::uuid, gen_random_uuid(), '{}', '{}', now(), "
-            "now(), 0, 0 FROM generate_series(1, 50000)",
+            "now(), 0, 0 FROM generate_series(1, 5000)",
             APP,
         )
         await connection.execute("ANALYZE subscriptions")

@@ -1,4 +1,5 @@
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -126,6 +127,28 @@ async def test_a_flush_stops_growing_at_its_bytes() -> None:
     await shard.settle()
 
     assert max(len(statement) for statement in shard.store.statements) == 2
+
+
+@pytest.mark.parametrize("locked", [False, True])
+async def test_what_is_written_is_not_kept_until_the_next(locked: bool) -> None:
+    shard = Shard()
+    if locked:
+        shard.store.locked.add((APP, subscription(0)))
+    record = record_of(0, update_of(0))
+    alive = weakref.ref(record)
+    shard.work.receive([record])
+    del record
+
+    async with asyncio.timeout(10), shard.running():
+        while locked and not shard.writer.locked:
+            await asyncio.sleep(0)
+        shard.store.locked.clear()
+        await shard.work.idle.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        kept = alive()
+
+    assert kept is None
 
 
 class GatedStore(FakeStore):
