@@ -44,3 +44,5 @@ class OffsetTracker:
         if offset is not None:
             # The next one open, or the end: what lies between was never given to us.
             self.committable = received[0] if received else offset + 1
+        if not received:
+            completed.clear()  # it is empty, but only this gives its memory back

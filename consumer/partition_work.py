@@ -314,6 +314,8 @@ class PartitionWork:
             else:
                 queue.state = QueueState.IDLE
                 del self._queues[queue.key]
+        if not self._queues:
+            self._queues.clear()  # only this gives the memory of an emptied dictionary back
         return again
 
     def lose(self) -> None:

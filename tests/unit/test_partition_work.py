@@ -1,4 +1,5 @@
 import asyncio
+import tracemalloc
 import weakref
 from collections.abc import Sequence
 
@@ -94,6 +95,29 @@ def test_what_is_given_up_keeps_nothing_else_in_memory() -> None:
 
     assert alive() is None
     assert len(setup.given_up) == 1
+
+
+def test_a_partition_that_was_busy_takes_no_more_memory_than_one_that_was_not() -> None:
+    """A consumer has hundreds of them, which are busy in turns while it catches up."""
+    setup = Setup(partition_records=10_000, share_records=10_000)
+    works = [setup.work() for _ in range(4)]
+    used = []
+    tracemalloc.start()
+
+    for work in works:
+        work.receive(records(0, 2_000))
+        queues, setup.ready.queues = setup.ready.queues, []
+        for queue in reversed(queues):
+            queue.state = QueueState.WRITING
+            complete(work, queue, 1)
+        work.release(queues)
+        del queue, queues
+        used.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+
+    assert works[-1].committable == 2_000
+    # Since the first, which also fills what the interpreter keeps for use again.
+    assert used[-1] - used[0] < 3 * 10_000
 
 
 def test_an_unreadable_record_is_given_up_and_holds_up_nobody() -> None:
