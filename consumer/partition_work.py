@@ -58,8 +58,6 @@ class PartitionWork:
         hold_back: HoldBack,
     ) -> None:
         self.partition = partition
-        self.is_over = False
-        """Whether nothing of it is to be written any more: it is lost or stopped."""
         self.lost = False
         self.stopped = False
         """Whether too many of its records can never succeed, so that no more is taken or done."""
@@ -260,7 +258,7 @@ class PartitionWork:
 
     def _stop(self) -> None:
         """Do nothing more, and give back what it holds of the budget."""
-        self.stopped = self.is_over = True
+        self.stopped = True
         self._forget()
         self.feeding.settled.set()
 
@@ -320,11 +318,16 @@ class PartitionWork:
 
     def lose(self) -> None:
         """Forget everything: the partition is another's now, or its assignment is over."""
-        self.lost = self.is_over = True
+        self.lost = True
         self._forget()
         self.budget.partitions -= 1
         self.idle.set()
         self.feeding.settled.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is to be written any more."""
+        return self.lost or self.stopped
 
     @property
     def is_full(self) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, compress, groupby
+from itertools import compress, groupby
 from operator import attrgetter, not_
 from typing import Final, NamedTuple, Protocol
 
@@ -272,11 +272,11 @@ class ShardWriter:
                 continue
             queue.state = QueueState.WRITING
             updates = queue.updates[: self._bounds.updates_per_row]
-            size = sum([each.size for each in updates]) if len(updates) > 1 else updates[0].size
-            if size > left:
-                ends = accumulate([each.size for each in updates])
-                updates = updates[: 1 + sum(end < left for end in ends)]
-            left -= size
+            for count, pending in enumerate(updates, 1):
+                left -= pending.size
+                if left <= 0:
+                    updates = updates[:count]
+                    break
             rows.append(Row(work, queue, updates))
         return rows
 
