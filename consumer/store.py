@@ -44,7 +44,8 @@ _FIND_OVERFULL: Final = _sql("find_overfull.sql")
 _READ_USES: Final = _sql("read_uses.sql")
 _FORGET_USES: Final = _sql("forget_uses.sql")
 
-_dumps = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
+_dumps, _dump_lines = _encoder.encode, _encoder.encode_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,10 +328,13 @@ def _json_array(changes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _json_lines(changes: Sequence[Mapping[str, Any]]) -> str:
-    """Return the JSON of each on a line of its own, so that one that is unreadable stands alone."""
+    """Return the JSON of each on a line of its own, so that one that is unreadable stands alone.
+
+    `null` where there is none; none of any is no line at all.
+    """
     if not any(changes):
         return ""
-    return b"\n".join([_dumps(members) if members else b"" for members in changes]).decode()
+    return _dump_lines([members or None for members in changes])[:-1].decode()
 
 
 def _array(values: Iterable[str | int]) -> str:

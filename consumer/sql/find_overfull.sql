@@ -1,10 +1,10 @@
 -- Which changes would give their rows too many tags, by their places from 1; waits for nobody. What
 -- a change says that holds unreadable JSON, or would not apply, is left out. JSON comes as one text
--- for each column, a line for each change, empty where there is none.
+-- for each column, a line for each change, `null` where there is none.
 SELECT change.place
 FROM unnest(
     $1::text::uuid[], $2::text::uuid[], $3::text::bigint[],
-    string_to_array($4, E'\n', ''), string_to_array($5, E'\n', '')
+    string_to_array($4, E'\n', 'null'), string_to_array($5, E'\n', 'null')
 ) WITH ORDINALITY AS change (app_id, subscription_id, first_offset, tags, increment_tags, place)
 LEFT JOIN subscriptions AS row USING (app_id, subscription_id)
 WHERE CASE
