@@ -18,7 +18,7 @@ from benchmarks.results import Session
 from benchmarks.scaling import LOAD as SCALED_LOAD
 from benchmarks.scaling import Scaled
 from benchmarks.stack import PROFILE
-from benchmarks.targets import TARGETS, rate_of
+from benchmarks.targets import TARGETS, rates_of
 from deploy.local.layout import CHECKOUT
 
 _DIRECTORY: Final = CHECKOUT / "benchmarks"
@@ -296,7 +296,7 @@ def _draw_throughput(session: Session) -> Path:
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
         places = [at + number * width for at in range(len(loads))]
-        rates = [rate_of(session, arm, load) or 0 for load in loads]
+        rates = [Spread.of(rates_of(session, arm, load) or [0]).median for load in loads]
         axes.bar(places, rates, width=width, label=arm)
     axes.set_xticks([at + 0.4 - width / 2 for at in range(len(loads))], loads)
     axes.set_ylabel("updates/s, median")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.latency.measure import is_invalid
 from benchmarks.measure import Spread
 from benchmarks.results import Session
@@ -36,34 +37,35 @@ class Target:
         return self.what, bound, f"{found:,.{digits}f}{self.unit}", verdict
 
 
-def rate_of(session: Session, arm: str, load: str, series: str | None = None) -> float | None:
-    """Return the median rate of an arm on a load, of the runs of a series that count."""
-    rates = [run.rate.per_second for run in session.of(arm, load, series)]
-    return Spread.of(rates).median if rates else None
+def rates_of(session: Session, arm: str, load: str, series: str | None = None) -> list[float]:
+    """Return the rates of an arm on a load, turn by turn, of the runs of a series that count."""
+    return [run.rate.per_second for run in session.of(arm, load, series)]
+
+
+def _ratio(ours: Sequence[float], others: Sequence[float]) -> float | None:
+    """Return the median of the ratios of the same turns, as a machine's speed changes meanwhile.
+
+    A turn of which one run does not count makes the whole session not count.
+    """
+    ratios = [mine / other for mine, other in zip(ours, others, strict=False)]
+    return Spread.of(ratios).median if ratios else None
 
 
 def _to_other(arm: str, load: str) -> Callable[[Session], float | None]:
-    def measured(session: Session) -> float | None:
-        ours, other = rate_of(session, "tidemark", load), rate_of(session, arm, load)
-        return ours / other if ours and other else None
-
-    return measured
+    return lambda session: _ratio(rates_of(session, TIDEMARK, load), rates_of(session, arm, load))
 
 
 def _to_distinct(load: str) -> Callable[[Session], float | None]:
-    def measured(session: Session) -> float | None:
-        there = rate_of(session, "tidemark", load)
-        distinct = rate_of(session, "tidemark", "distinct", series=load)
-        return there / distinct if there and distinct else None
-
-    return measured
+    return lambda session: _ratio(
+        rates_of(session, TIDEMARK, load), rates_of(session, TIDEMARK, "distinct", series=load)
+    )
 
 
 def _to_best_peer(load: str) -> Callable[[Session], float | None]:
     def measured(session: Session) -> float | None:
-        ours = rate_of(session, "tidemark", load)
-        peers = [rate for peer in _PC if (rate := rate_of(session, peer, load))]
-        return ours / max(peers) if ours and peers else None
+        peers = [rates for peer in _PC if (rates := rates_of(session, peer, load))]
+        strongest = max(peers, key=lambda rates: Spread.of(rates).median, default=[])
+        return _ratio(rates_of(session, TIDEMARK, load), strongest)
 
     return measured
 
@@ -92,7 +94,7 @@ def _of_phase(session: Session, scenario: str, phase: str, figure: str) -> float
     found = [
         value
         for each in session.end_to_end
-        if (each["scenario"], each["system"]) == (scenario, "tidemark")
+        if (each["scenario"], each["system"]) == (scenario, TIDEMARK)
         and not is_invalid(each)
         and (value := each["phases"][phase][figure]) is not None
     ]
@@ -113,7 +115,7 @@ def _stall_ratio(figure: str) -> Callable[[Session], float | None]:
 
 
 def _rss_max_mib(session: Session) -> float | None:
-    found = [run.rate.rss_max_mib for run in session.runs if run.arm == "tidemark"]
+    found = [run.rate.rss_max_mib for run in session.runs if run.arm == TIDEMARK]
     return max(found, default=None)
 
 
