@@ -18,7 +18,7 @@ from benchmarks.results import Session
 from benchmarks.scaling import LOAD as SCALED_LOAD
 from benchmarks.scaling import Scaled
 from benchmarks.stack import PROFILE
-from benchmarks.targets import TARGETS, rates_of
+from benchmarks.targets import TARGETS
 from deploy.local.layout import CHECKOUT
 
 _DIRECTORY: Final = CHECKOUT / "benchmarks"
@@ -288,6 +288,10 @@ def _draw(session: Session) -> Iterator[Path]:
         yield _draw_throughput(session)
 
 
+def _rate(runs: list[Run]) -> float:
+    return median_of(runs, lambda run: run.rate.per_second) if runs else 0
+
+
 def _draw_throughput(session: Session) -> Path:
     loads = [load for load in LOADS if any(run.series == load for run in session.runs)]
     arms = _names(session)
@@ -296,7 +300,7 @@ def _draw_throughput(session: Session) -> Path:
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
         places = [at + number * width for at in range(len(loads))]
-        rates = [Spread.of(rates_of(session, arm, load) or [0]).median for load in loads]
+        rates = [_rate(session.of(arm, load)) for load in loads]
         axes.bar(places, rates, width=width, label=arm)
     axes.set_xticks([at + 0.4 - width / 2 for at in range(len(loads))], loads)
     axes.set_ylabel("updates/s, median")

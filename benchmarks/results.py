@@ -98,10 +98,14 @@ class Session:
         """Return where and when a part was measured."""
         return next((each for each in self.sittings if part in each["parts"]), None)
 
-    def of(self, arm: str, load: str, series: str | None = None) -> list[Run]:
-        """Return the runs of an arm on a load that count, taken with others of a series."""
+    def turns(self, arm: str, load: str, series: str | None = None) -> list[Run]:
+        """Return the runs of an arm on a load in order, taken by turns with others of a series."""
         wanted = (arm, load, series or load)
-        return [run for run in self.runs if (run.arm, run.load, run.series) == wanted and run.valid]
+        return [run for run in self.runs if (run.arm, run.load, run.series) == wanted]
+
+    def of(self, arm: str, load: str, series: str | None = None) -> list[Run]:
+        """Return those of them that count."""
+        return [run for run in self.turns(arm, load, series) if run.valid]
 
     def http_figures(self, arm: str, kind: str, figure: str) -> list[float]:
         """Return a figure of every run of a server with one kind of requests that has it."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.latency.measure import is_invalid
-from benchmarks.measure import Spread
+from benchmarks.measure import Run, Spread
 from benchmarks.results import Session
 
 _BATCH_PER_S: Final = 60_000
@@ -37,35 +37,34 @@ class Target:
         return self.what, bound, f"{found:,.{digits}f}{self.unit}", verdict
 
 
-def rates_of(session: Session, arm: str, load: str, series: str | None = None) -> list[float]:
-    """Return the rates of an arm on a load, turn by turn, of the runs of a series that count."""
-    return [run.rate.per_second for run in session.of(arm, load, series)]
-
-
-def _ratio(ours: Sequence[float], others: Sequence[float]) -> float | None:
+def _ratio(ours: Sequence[Run], others: Sequence[Run]) -> float | None:
     """Return the median of the ratios of the same turns, as a machine's speed changes meanwhile.
 
-    A turn of which one run does not count makes the whole session not count.
+    Of those turns of which both runs count.
     """
-    ratios = [mine / other for mine, other in zip(ours, others, strict=False)]
+    ratios = [
+        mine.rate.per_second / other.rate.per_second
+        for mine, other in zip(ours, others, strict=False)  # there may be no others at all
+        if mine.valid and other.valid
+    ]
     return Spread.of(ratios).median if ratios else None
 
 
 def _to_other(arm: str, load: str) -> Callable[[Session], float | None]:
-    return lambda session: _ratio(rates_of(session, TIDEMARK, load), rates_of(session, arm, load))
+    return lambda session: _ratio(session.turns(TIDEMARK, load), session.turns(arm, load))
 
 
 def _to_distinct(load: str) -> Callable[[Session], float | None]:
     return lambda session: _ratio(
-        rates_of(session, TIDEMARK, load), rates_of(session, TIDEMARK, "distinct", series=load)
+        session.turns(TIDEMARK, load), session.turns(TIDEMARK, "distinct", series=load)
     )
 
 
 def _to_best_peer(load: str) -> Callable[[Session], float | None]:
     def measured(session: Session) -> float | None:
-        peers = [rates for peer in _PC if (rates := rates_of(session, peer, load))]
-        strongest = max(peers, key=lambda rates: Spread.of(rates).median, default=[])
-        return _ratio(rates_of(session, TIDEMARK, load), strongest)
+        ours = session.turns(TIDEMARK, load)
+        ratios = [_ratio(ours, session.turns(peer, load)) for peer in _PC]
+        return min((ratio for ratio in ratios if ratio is not None), default=None)
 
     return measured
 

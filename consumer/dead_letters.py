@@ -118,11 +118,13 @@ class UnreadableRecords:
         Several may run side by side: nothing waits for these records but their offsets.
         """
         while True:
-            work, record, rejected = await self._waiting.get()
-            if not work.lost:
-                await self._dead_letters.send(record, rejected)
-                self.count += 1
-                work.complete_records([record])
+            await self._give_up(*await self._waiting.get())
+
+    async def _give_up(self, work: PartitionWork, record: Record, rejected: Rejected) -> None:
+        if not work.lost:
+            await self._dead_letters.send(record, rejected)
+            self.count += 1
+            work.complete_records([record])
 
 
 @asynccontextmanager

@@ -117,8 +117,11 @@ class _Refused(NamedTuple):
 
     @property
     def is_oldest(self) -> bool:
-        """Whether all before it is done with, so that it may be given up on."""
-        return not self.work.is_over and self.queue.updates[0] is self.update
+        """Whether all before it is done with, so that it may be given up on.
+
+        By its record, which a repetition under its key shares with the update that is written.
+        """
+        return not self.work.is_over and self.queue.updates[0].record is self.update.record
 
 
 @dataclass(slots=True)
@@ -579,14 +582,17 @@ class ShardWriter:
         Several may run side by side: each subscription has one refused update at most.
         """
         while True:
-            work, queue, update, rejected = await self._refused.get()
-            if work.lost:
-                continue
-            await self._dead_letters.send(update.record, rejected)
-            self.counts.updates_dead_lettered += 1
-            work.complete([Row(work, queue, [update])])
-            queue.state = QueueState.WRITING
-            self.add_ready(work, work.release([queue]))
+            await self._give_up_one(await self._refused.get())
+
+    async def _give_up_one(self, refused: _Refused) -> None:
+        work, queue, update, rejected = refused
+        if work.lost:
+            return
+        await self._dead_letters.send(update.record, rejected)
+        self.counts.updates_dead_lettered += 1
+        work.complete([Row(work, queue, [update])])
+        queue.state = QueueState.WRITING
+        self.add_ready(work, work.release([queue]))
 
     async def forget_uses(self, before_ms: Mapping[int, int]) -> None:
         """Forget first uses of keys that were accepted before a time given by partition."""

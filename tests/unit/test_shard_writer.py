@@ -870,3 +870,17 @@ async def test_an_update_that_is_refused_uses_up_no_key() -> None:
         (subscription(1), 1),
         (subscription(2), 2),
     }
+
+
+async def test_a_repetition_is_given_up_on_where_its_row_takes_nothing_any_more() -> None:
+    shard = Shard()
+    again = update_of(0, tags={"n": 1}, once=once_of(1))
+    shard.receive(again)
+    await shard.settle()
+    shard.store.rows[APP, subscription(0)].tags.update({f"t{n}": n for n in range(201)})
+
+    shard.receive(again, update_of(1, tags={"n": 1}), first=1)
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [1]
+    assert shard.store.rows[APP, subscription(1)].tags == {"n": 1}
