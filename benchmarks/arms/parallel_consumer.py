@@ -24,7 +24,7 @@ _MEANINGS: Final = {
 }
 MODES: Final = tuple(_MEANINGS)
 STRONGEST: Final = "unnest"
-_SLOW_LOADS: Final = {"half-hot": SHORT // 2, "zipf": SHORT}
+_SLOW_LOADS: Final = {"half-hot": SHORT // 2, "zipf": SHORT, "failing": SHORT}
 
 
 @dataclass(frozen=True, slots=True)
