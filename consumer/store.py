@@ -35,8 +35,10 @@ def _sql(name: str) -> str:
     return files("consumer.sql").joinpath(name).read_text()
 
 
-_APPLY: Final = _sql("apply_changes.sql")
-_APPLY_AND_KEEP_USES: Final = _sql("keep_uses.sql") + _APPLY
+APPLY: Final = _sql("apply_changes.sql")
+"""The statement that writes changes; `apply_arguments` makes what it takes."""
+
+_APPLY_AND_KEEP_USES: Final = _sql("keep_uses.sql") + APPLY
 _READ_POSITIONS: Final = _sql("read_positions.sql")
 _FIND_LOCKED: Final = _sql("find_locked.sql")
 _FIND_UNREADABLE: Final = _sql("find_unreadable.sql")
@@ -97,14 +99,12 @@ class ShardStore:
         async with self._connection() as connection:
             pool_wait_s = time.perf_counter() - asked_at
             status = await connection.execute(
-                _APPLY_AND_KEEP_USES if first_uses else _APPLY,
-                *map(_array, _ids(changes)),
-                _array([each.first_offset for each in changes]),
-                _array([each.last_offset for each in changes]),
-                _array([each.accepted_ms for each in changes]),
-                *map(_json_array, _members(changes)),
-                self._topic_epoch,
-                self._create_missing,
+                _APPLY_AND_KEEP_USES if first_uses else APPLY,
+                *apply_arguments(
+                    changes,
+                    topic_epoch=self._topic_epoch,
+                    create_missing=self._create_missing,
+                ),
                 *(_columns(first_uses, changes) if first_uses else ()),
             )
             rows_written = int(status.rpartition(" ")[2])
@@ -302,6 +302,21 @@ async def _check_version(connection: Any) -> None:
 
 async def _leave_as_is(connection: Any) -> None:
     """Reset nothing."""
+
+
+def apply_arguments(
+    changes: Sequence[RowChange], *, topic_epoch: int, create_missing: bool
+) -> tuple[Any, ...]:
+    """Return the arguments of `APPLY`; the first nine are columns, each as one text."""
+    return (
+        *map(_array, _ids(changes)),
+        _array([each.first_offset for each in changes]),
+        _array([each.last_offset for each in changes]),
+        _array([each.accepted_ms for each in changes]),
+        *map(_json_array, _members(changes)),
+        topic_epoch,
+        create_missing,
+    )
 
 
 def _ids(changes: Sequence[RowChange]) -> tuple[list[str], list[str]]:

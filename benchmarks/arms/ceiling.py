@@ -5,10 +5,10 @@ Nothing is fetched, decoded, queued or folded: all statements are made before th
 
 import asyncio
 import gc
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
@@ -18,9 +18,12 @@ from benchmarks.arms.arm import OurArm, Task
 from benchmarks.arms.program import Clock, described, read_task, run_module
 from benchmarks.loads import BASE_TIMESTAMP_MS, LOADS, Load, Row, Update, make_rows
 from benchmarks.measure import Rate
+from consumer.folding import RowChange
+from consumer.store import APPLY, apply_arguments
 from shared.topology import ShardMap
+from shared.updates import NOTHING
 
-Columns = tuple[list[Any], ...]
+Arguments = tuple[Any, ...]
 _NAME: Final = "ceiling"
 _LOADS: Final = ("distinct", "once")
 
@@ -52,7 +55,7 @@ class Ceiling(OurArm):
 
 def _statements(
     rows: Sequence[Row], updates: Iterator[Update], lanes: int, size: int
-) -> dict[tuple[str, int], list[Columns]]:
+) -> dict[tuple[str, int], list[Arguments]]:
     """Return the arguments of all statements, by shard and lane.
 
     A row is always in the same lane, so that it is never written by two at once; and once in a
@@ -66,7 +69,7 @@ def _statements(
     return {lane: list(_batches(rows, each, size)) for lane, each in waiting.items()}
 
 
-def _batches(rows: Sequence[Row], updates: list[Update], size: int) -> Iterator[Columns]:
+def _batches(rows: Sequence[Row], updates: list[Update], size: int) -> Iterator[Arguments]:
     left = updates[::-1]
     while left:
         chosen: list[Update] = []
@@ -80,27 +83,30 @@ def _batches(rows: Sequence[Row], updates: list[Update], size: int) -> Iterator[
                 seen.add(update.row)
                 chosen.append(update)
         left.extend(reversed(deferred))
-        nothing: list[Any] = []  # as the store sends it
-        yield (
-            [rows[each.row].app_id for each in chosen],
-            [rows[each.row].subscription_id for each in chosen],
-            [each.offset for each in chosen],
-            [each.offset for each in chosen],
-            [BASE_TIMESTAMP_MS + each.offset for each in chosen],
-            [each.tags for each in chosen],
-            nothing,
-            nothing,
-            nothing,
-        )
+        changes = [_change(rows[each.row], each) for each in chosen]
+        yield apply_arguments(changes, topic_epoch=0, create_missing=True)
 
 
-async def _execute(connection: Any, sql: str, statements: Sequence[Columns]) -> None:
-    for columns in statements:
-        await connection.execute(sql, *columns, 0, True)
+def _change(row: Row, update: Update) -> RowChange:
+    return RowChange(
+        row.app_id,
+        row.subscription_id,
+        tags=json.loads(update.tags),
+        properties=NOTHING,
+        increment=NOTHING,
+        increment_tags=NOTHING,
+        first_offset=update.offset,
+        last_offset=update.offset,
+        accepted_ms=BASE_TIMESTAMP_MS + update.offset,
+    )
+
+
+async def _execute(connection: Any, statements: Sequence[Arguments]) -> None:
+    for arguments in statements:
+        await connection.execute(APPLY, *arguments)
 
 
 async def _measure(task: dict[str, Any]) -> None:
-    sql = files("consumer.sql").joinpath("apply_changes.sql").read_text()
     rows = make_rows()
     lanes = task["connections_per_shard"]
     updates = LOADS[task["load"]].updates(rows, task["seed"], task["records"])
@@ -116,9 +122,7 @@ async def _measure(task: dict[str, Any]) -> None:
     gc.freeze()
     clock = Clock()
     clock.start()
-    await asyncio.gather(
-        *(_execute(connections[lane], sql, each) for lane, each in statements.items())
-    )
+    await asyncio.gather(*(_execute(connections[lane], each) for lane, each in statements.items()))
     clock.report(task["records"], sum(map(len, statements.values())))
     for connection in connections.values():
         await connection.close()

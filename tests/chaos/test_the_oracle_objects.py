@@ -306,8 +306,8 @@ async def test_rule_4_a_replay_that_the_row_does_not_refuse(
     case: Case, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
 ) -> None:
     """Everything comes again, and a little more: also folds that straddle the row's position."""
-    assert right in consumer.store._APPLY
-    monkeypatch.setattr(consumer.store, "_APPLY", consumer.store._APPLY.replace(right, wrong))
+    assert right in consumer.store.APPLY
+    monkeypatch.setattr(consumer.store, "APPLY", consumer.store.APPLY.replace(right, wrong))
     await case.accept(traffic(100, devices=3))
     await case.consume()
     await case.accept(traffic(100, devices=3, first=101))

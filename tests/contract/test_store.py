@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from consumer.folding import RowChange, fold
 from consumer.once import KeyUse, KnownUses
-from consumer.store import APPLIED_BEFORE, Applied, ShardStore, open_store
+from consumer.store import APPLIED_BEFORE, APPLY, Applied, ShardStore, open_store
 from shared.errors import Rejected, Transient
 from shared.settings import ShardDirectory
 from shared.topology import ShardMap
@@ -656,8 +656,6 @@ class TestShardStore(StoreContract):
     async def test_the_hot_statement_finds_its_rows_by_the_primary_key(
         self, shard: Shard, databases: Mapping[str, SecretStr]
     ) -> None:
-        from consumer.store import _APPLY  # noqa: PLC0415
-
         connection = await asyncpg.connect(databases["shard-0"].get_secret_value())
         await connection.execute(
             "INSERT INTO subscriptions SELECT $1::uuid, gen_random_uuid(), '{}', '{}', now(), "
@@ -667,7 +665,7 @@ class TestShardStore(StoreContract):
         await connection.execute("ANALYZE subscriptions")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         kinds = "text,text,text,text,text,jsonb,jsonb,jsonb,jsonb,int,bool"
-        await connection.execute(f"PREPARE hot({kinds}) AS {_APPLY}")
+        await connection.execute(f"PREPARE hot({kinds}) AS {APPLY}")
 
         plan = await connection.fetch(
             "EXPLAIN EXECUTE hot('{}','{}','{}','{}','{}','[]','[]','[]','[]',0,true)"
