@@ -22,7 +22,8 @@ from benchmarks.collector import collector
 from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
 from benchmarks.latency.measure import Latency
-from benchmarks.loads import FULL, LOADS, SHORTEST
+from benchmarks.loads import FULL, LOADS, ROWS, SHORTEST
+from benchmarks.measure import Run
 from benchmarks.results import HTTP, Session, latest
 from benchmarks.stack import bench_stack
 from benchmarks.targets import print_ratios
@@ -48,7 +49,9 @@ _SOAK: Final = "soak"
 _SCALING: Final = "scaling"
 _NOT_ARMS: Final = (HTTP, _LATENCY, _SOAK, _SCALING)
 _SOAK_MINUTES: Final = 30
-_QUICK_RECORDS: Final = 400_000
+_QUICK_ROWS: Final = 75_000
+_QUICK_RECORDS: Final = 300_000
+"""Fewer of both alike, so that a row comes up as often as in a full run."""
 
 
 def _arms(options: argparse.Namespace) -> list[Arm]:
@@ -104,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     return _measure(
         options,
         _arms(options),
-        _loads(options),
+        [[load] for load in _loads(options)],
         repeats=options.repeats,
         records=options.records,
         parts=[part for part in _NOT_ARMS if not wanted or part in wanted],
@@ -115,9 +118,17 @@ def run(options: argparse.Namespace) -> int:
 
 def quick(options: argparse.Namespace) -> int:
     """Measure the key ratios once."""
-    peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST)
+    peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST // 2)
     arms: list[Arm] = [Tidemark(), Ceiling(), peer]
-    return _measure(options, arms, _QUICK_LOADS, repeats=1, records=_QUICK_RECORDS, parts=())
+    return _measure(
+        options,
+        arms,
+        [_QUICK_LOADS],
+        repeats=1,
+        rows=_QUICK_ROWS,
+        records=_QUICK_RECORDS,
+        parts=(),
+    )
 
 
 def report(options: argparse.Namespace) -> int:
@@ -134,11 +145,12 @@ def report(options: argparse.Namespace) -> int:
 def _measure(
     options: argparse.Namespace,
     arms: Sequence[Arm],
-    loads: Sequence[str],
+    groups: Sequence[Sequence[str]],
     *,
     repeats: int,
     records: int,
     parts: Sequence[str],
+    rows: int = ROWS,
     so_far: Session | None = None,
     anew: Collection[str] = (),
 ) -> int:
@@ -148,18 +160,20 @@ def _measure(
     http_missing = ingest_missing() if HTTP in parts else None
     session.sit_down(sys.argv[1:], _left_out(http_missing, *(arm.missing() for arm in arms)))
     present = [arm for arm in arms if arm.missing() is None]
-    loads = [load for load in loads if present and load not in whole]
+    groups = [
+        [load for load in group if load not in whole] for group in (groups if present else ())
+    ]
+    groups = [group for group in groups if group]
 
     def latency(stack: LocalStack, endpoint: str) -> Latency:
         return Latency(stack, seed=session.seed, say=_say, otlp_endpoint=endpoint)
 
     async def measure(stack: LocalStack, endpoint: str) -> None:
         seed = session.seed
-        throughput = Throughput.on(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
-        for load in loads:
-            runs = throughput.measure(present, [load], repeats=repeats, records_max=records)
-            session.replace_runs(load, [done async for done in runs])
-            _say(f"kept in {session.end(load)}")
+        throughput = Throughput.on(stack, seed=seed, say=_say, rows=rows, otlp_endpoint=endpoint)
+        for group in groups:
+            measuring = throughput.measure(present, group, repeats=repeats, records_max=records)
+            _keep(session, group, [run async for run in measuring])
         if HTTP in parts and http_missing is None:
             ingest = Ingest(stack, seed=seed, say=_say, otlp_endpoint=endpoint)
             session.http = await ingest.measure(repeats)
@@ -174,16 +188,22 @@ def _measure(
     try:
         with collector() as receiver:
             endpoint = receiver.endpoint
-            if loads or set(parts) - {_SCALING}:
+            if groups or set(parts) - {_SCALING}:
                 with bench_stack(keep=options.keep) as stack:
                     uvloop.run(measure(stack, endpoint))
             if _SCALING in parts:
                 _scale(session, endpoint)
     finally:  # what was kept of a sitting that is ended has to know it, too
-        if set(parts) - {HTTP} or (loads and any(isinstance(arm, Tidemark) for arm in present)):
+        if set(parts) - {HTTP} or (groups and any(isinstance(arm, Tidemark) for arm in present)):
             _note_spans(session, receiver.spans)
     print_ratios(session)
     return 0 if session.counts else 1
+
+
+def _keep(session: Session, loads: Sequence[str], runs: Sequence[Run]) -> None:
+    for load in loads:
+        session.replace_runs(load, [run for run in runs if run.series == load])
+        _say(f"kept in {session.end(load)}")
 
 
 def _left_out(*reasons: str | None) -> list[str]:

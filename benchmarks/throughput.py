@@ -2,9 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import psutil
@@ -13,7 +15,7 @@ from pydantic import SecretStr
 from benchmarks.arms.arm import Arm, Task
 from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.database import Databases
-from benchmarks.loads import LOADS, ROWS, SHORT, Row, expected_rows, make_rows
+from benchmarks.loads import LOADS, ROWS, SHORT, Load, Row, expected_rows, make_rows
 from benchmarks.measure import Run, cpu_of_tree
 from benchmarks.topics import count_dead_letters, filled_topic
 from deploy.local.processes import Daemon
@@ -83,6 +85,8 @@ class Throughput:
     ) -> AsyncIterator[Run]:
         """Yield every run as it ends: load after load, all arms by turns.
 
+        All that these loads need is written to Kafka first.
+
         Where a load is compared with another, Tidemark takes a turn on that directly afterwards: a
         machine's speed changes within minutes.
         """
@@ -90,24 +94,21 @@ class Throughput:
             self._say(f"{len(self._rows):,} rows on {len(self._dsns)} shards · seed {self._seed}")
             await self._databases.load()
             self._has_rows = True
-        for load in map(LOADS.__getitem__, loads):
-            turns = []
-            for arm in arms:
-                turns.append((arm, load))
-                if load.beside is not None and arm.name == TIDEMARK:
-                    turns.append((arm, LOADS[load.beside]))
-            sized = [
-                (arm, (each.name, min(size, records_max)))
-                for arm, each in turns
-                if (size := arm.records(each))
-            ]
-            warm_up = {_WARM_UP} if any(arm.warms_up for arm in arms) else set()
-            async with self._prepared(warm_up | {each for _, each in sized}) as prepared:
-                for _ in range(repeats):
-                    for arm, each in sized:
-                        yield await self._run(
-                            arm, prepared[each], prepared.get(_WARM_UP), series=load.name
-                        )
+        turns = [
+            (load, turn) for load in map(LOADS.__getitem__, loads) for turn in _turns(arms, load)
+        ]
+        sized = [
+            (load.name, arm, (each.name, min(size, records_max)))
+            for load, (arm, each) in turns
+            if (size := arm.records(each))
+        ]
+        warm_up = {_WARM_UP} if any(arm.warms_up for arm in arms) else set()
+        async with self._prepared(warm_up | {each for *_, each in sized}) as prepared:
+            for series, its in groupby(sized, itemgetter(0)):
+                for _, arm, each in list(its) * repeats:
+                    yield await self._run(
+                        arm, prepared[each], prepared.get(_WARM_UP), series=series
+                    )
 
     @asynccontextmanager
     async def _prepared(
@@ -145,6 +146,7 @@ class Throughput:
             dsns=self._dsns,
             group=f"bench-{uuid.uuid4().hex[:12]}",
             load=prepared.load,
+            rows=len(self._rows),
             seed=self._seed,
             records=prepared.records,
             otlp_endpoint=self._otlp_endpoint,
@@ -177,6 +179,13 @@ class Throughput:
         )
         self._say(_line(run))
         return run
+
+
+def _turns(arms: Sequence[Arm], load: Load) -> Iterator[tuple[Arm, Load]]:
+    for arm in arms:
+        yield arm, load
+        if load.beside is not None and arm.name == TIDEMARK:
+            yield arm, LOADS[load.beside]
 
 
 def _cpu_s(servers: Mapping[str, Sequence[psutil.Process]]) -> dict[str, float]:

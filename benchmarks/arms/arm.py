@@ -21,6 +21,8 @@ class Task:
     dsns: Mapping[str, SecretStr]
     group: str
     load: str
+    rows: int
+    """How many there are in all."""
     seed: int
     records: int
     """Records in the topic."""

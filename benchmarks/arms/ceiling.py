@@ -107,7 +107,7 @@ async def _execute(connection: Any, statements: Sequence[Arguments]) -> None:
 
 
 async def _measure(task: dict[str, Any]) -> None:
-    rows = make_rows()
+    rows = make_rows(task["rows"])
     lanes = task["connections_per_shard"]
     updates = LOADS[task["load"]].updates(rows, task["seed"], task["records"])
     statements = _statements(rows, updates, lanes, task["rows_per_statement"])

@@ -32,6 +32,7 @@ def described(task: Task, **more: Any) -> str:
         "group": task.group,
         "dsns": {name: dsn.get_secret_value() for name, dsn in task.dsns.items()},
         "load": task.load,
+        "rows": task.rows,
         "seed": task.seed,
         "records": task.records,
     }
