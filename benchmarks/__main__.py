@@ -56,6 +56,9 @@ _QUICK_RECORDS: Final = 300_000
 
 def _arms(options: argparse.Namespace) -> list[Arm]:
     beside: list[Path] = options.beside
+    for path in beside:
+        if not (path / "consumer" / "__main__.py").is_file():
+            raise Misconfigured(f"{path} is no checkout of Tidemark: it has no consumer.")
     arms: list[Arm] = [
         Tidemark(profile=options.profile),
         *(
@@ -138,7 +141,10 @@ def report(options: argparse.Namespace) -> int:
         raise Misconfigured("There are no results yet; `python -m benchmarks` makes some.")
     from benchmarks.report import write_report  # noqa: PLC0415 - only this draws
 
-    write_report(Session.read(path))
+    session = Session.read(path)
+    if not session.parts:
+        raise Misconfigured(f"{path} is of a run that was ended before it measured anything.")
+    write_report(session)
     return 0
 
 
@@ -223,7 +229,9 @@ def _scale(session: Session, otlp_endpoint: str) -> None:
 
 
 def _note_spans(session: Session, spans: int) -> None:
-    """Note how many came in a sitting in which services of ours ran."""
+    """Note how many came in a sitting in which services of ours ran, if it came to anything."""
+    if not session.sittings[-1]["parts"]:
+        return
     session.note_spans(spans)
     if not spans:
         print("INVALID: no span came from any service, so telemetry was not on.")
@@ -237,6 +245,13 @@ def _words(variable: str) -> list[str]:
     return os.environ.get(variable, "").replace(",", " ").split()
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        message = f"must be a whole number from 1, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -248,13 +263,13 @@ def _parser() -> argparse.ArgumentParser:
     measuring = argparse.ArgumentParser(add_help=False)
     measuring.add_argument("--seed", type=int, default=1, help="of all loads (default: 1)")
     measuring.add_argument("--keep", action="store_true", help="leave broker and shards running")
-    repeats = int(os.environ.get("REPEATS") or _DEFAULT_REPEATS)
+    repeats = os.environ.get("REPEATS") or str(_DEFAULT_REPEATS)  # read as an option would be
 
     runner = commands.add_parser("run", help=run.__doc__, parents=[measuring])
     runner.add_argument("--arm", action="append", help="one of them; may be given again")
     runner.add_argument("--load", action="append", help=f"of {', '.join(LOADS)}")
-    runner.add_argument("--repeats", type=int, default=repeats, help="of each (default: 5)")
-    runner.add_argument("--records", type=int, default=FULL, help="at most, of each load")
+    runner.add_argument("--repeats", type=_count, default=repeats, help="of each (default: 5)")
+    runner.add_argument("--records", type=_count, default=FULL, help="at most, of each load")
     runner.add_argument(
         "--go-on",
         type=Path,

@@ -93,7 +93,10 @@ def _targets(session: Session) -> Iterator[str]:
     yield "## Targets"
     yield ""
     rows: list[tuple[str, ...]] = [target.row(session) for target in TARGETS]
-    yield from _table(("what", "target", "measured", ""), rows)
+    yield "Rates are compared turn by turn: each ratio is the median of its turns' ratios, so it is"
+    yield "not quite that of the medians in the tables below."
+    yield ""
+    yield from _table(("what", "target", "measured", "verdict"), rows)
 
 
 def _throughput(session: Session) -> Iterator[str]:
@@ -212,7 +215,8 @@ def _soak(session: Session) -> Iterator[str]:
     yield ""
     yield (
         f"{session.soak['updates_accepted']:,} updates accepted, "
-        f"{session.soak['updates_unknown']:,} not, {session.soak['updates_applied']:,} applied; "
+        f"{session.soak['updates_unknown']:,} not answered 202, "
+        f"{session.soak['updates_applied']:,} applied; "
         f"{session.soak['not_arrived']:,} probes never arrived"
         f"{'; INVALID' if is_invalid(session.soak) else ''}."
     )

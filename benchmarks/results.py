@@ -127,7 +127,9 @@ class Session:
                 for each in content["scaling"]
             ]
             return cls(**content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise Misconfigured(f"{path} cannot be read: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise Misconfigured(
                 f"{path} holds no results of this version ({type(error).__name__}); name another "
                 "file, or measure anew."
