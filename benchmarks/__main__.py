@@ -166,10 +166,8 @@ def _measure(
     http_missing = ingest_missing() if HTTP in parts else None
     session.sit_down(sys.argv[1:], _left_out(http_missing, *(arm.missing() for arm in arms)))
     present = [arm for arm in arms if arm.missing() is None]
-    groups = [
-        [load for load in group if load not in whole] for group in (groups if present else ())
-    ]
-    groups = [group for group in groups if group]
+    lacking = [[load for load in group if load not in whole] for group in groups]
+    groups = [group for group in lacking if group and present]
 
     def latency(stack: LocalStack, endpoint: str) -> Latency:
         return Latency(stack, seed=session.seed, say=_say, otlp_endpoint=endpoint)

@@ -2,11 +2,9 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from typing import Final
 
 import psutil
@@ -94,18 +92,12 @@ class Throughput:
             self._say(f"{len(self._rows):,} rows on {len(self._dsns)} shards · seed {self._seed}")
             await self._databases.load()
             self._has_rows = True
-        turns = [
-            (load, turn) for load in map(LOADS.__getitem__, loads) for turn in _turns(arms, load)
-        ]
-        sized = [
-            (load.name, arm, (each.name, min(size, records_max)))
-            for load, (arm, each) in turns
-            if (size := arm.records(each))
-        ]
+        turns = {load: _turns(arms, LOADS[load], records_max) for load in loads}
+        sizes = {each for its in turns.values() for _, each in its}
         warm_up = {_WARM_UP} if any(arm.warms_up for arm in arms) else set()
-        async with self._prepared(warm_up | {each for *_, each in sized}) as prepared:
-            for series, its in groupby(sized, itemgetter(0)):
-                for _, arm, each in list(its) * repeats:
+        async with self._prepared(warm_up | sizes) as prepared:
+            for series, its in turns.items():
+                for arm, each in its * repeats:
                     yield await self._run(
                         arm, prepared[each], prepared.get(_WARM_UP), series=series
                     )
@@ -181,11 +173,18 @@ class Throughput:
         return run
 
 
-def _turns(arms: Sequence[Arm], load: Load) -> Iterator[tuple[Arm, Load]]:
+def _turns(arms: Sequence[Arm], load: Load, records_max: int) -> list[tuple[Arm, tuple[str, int]]]:
+    """Return who runs in one round, each on which load and on how many records of it."""
+    pairs = []
     for arm in arms:
-        yield arm, load
+        pairs.append((arm, load))
         if load.beside is not None and arm.name == TIDEMARK:
-            yield arm, LOADS[load.beside]
+            pairs.append((arm, LOADS[load.beside]))
+    return [
+        (arm, (each.name, min(size, records_max)))
+        for arm, each in pairs
+        if (size := arm.records(each))
+    ]
 
 
 def _cpu_s(servers: Mapping[str, Sequence[psutil.Process]]) -> dict[str, float]:
