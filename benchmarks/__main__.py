@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
 
 def quick(options: argparse.Namespace) -> int:
     """Measure the key ratios once."""
-    peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST // 2)
+    peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST)
     arms: list[Arm] = [Tidemark(), Ceiling(), peer]
     return _measure(
         options,

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from benchmarks.arms.arm import Arm, Task
 from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.database import Databases
-from benchmarks.loads import LOADS, ROWS, SHORT, Load, Row, expected_rows, make_rows
+from benchmarks.loads import LOADS, ROWS, WARM_UP, Load, Row, expected_rows, make_rows
 from benchmarks.measure import Run, cpu_of_tree
 from benchmarks.topics import count_dead_letters, filled_topic
 from deploy.local.processes import Daemon
@@ -23,7 +23,7 @@ from shared.settings import KafkaSettings, read_shard_map
 _STATISTICS_DELAY_S: Final = 1.2
 """Postgres publishes what a session did up to a second after it."""
 
-_WARM_UP: Final = ("distinct", SHORT)
+_WARM_UP: Final = ("distinct", WARM_UP)
 
 Say = Callable[[str], None]
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.arms.arm import Task
 from benchmarks.arms.program import described, run_program
-from benchmarks.loads import SHORT, Load
+from benchmarks.loads import SHORT, WARM_UP, Load
 from benchmarks.measure import Rate
 from benchmarks.stack import BENCH
 from deploy.local.layout import CHECKOUT
@@ -24,7 +24,7 @@ _MEANINGS: Final = {
 }
 MODES: Final = tuple(_MEANINGS)
 STRONGEST: Final = "unnest"
-_SLOW_LOADS: Final = {"half-hot": SHORT // 2, "zipf": SHORT, "failing": SHORT}
+_SLOW_LOADS: Final = frozenset({"half-hot", "zipf", "failing"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class ParallelConsumer:
 
     def records(self, load: Load) -> int | None:
         """Take a short run of what it needs minutes for."""
-        if slow := _SLOW_LOADS.get(load.name):
-            return min(slow, self.slow_records_max)
+        if load.name in _SLOW_LOADS:
+            return self.slow_records_max
         return SHORT if self.mode == "single" else load.full
 
     def missing(self) -> str | None:
@@ -83,7 +83,7 @@ class ParallelConsumer:
                 warm_up={
                     "topic": task.warm_up.topic,
                     "group": f"{task.group}-warm-up",
-                    "records": SHORT,
+                    "records": WARM_UP,
                 },
                 dsns=[task.dsns[name].get_secret_value() for name in sorted(task.dsns)],
             ),
