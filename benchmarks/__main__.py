@@ -123,7 +123,7 @@ def quick(options: argparse.Namespace) -> int:
     """Measure the key ratios once."""
     peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST)
     arms: list[Arm] = [Tidemark(), Ceiling(), peer]
-    return _measure(
+    status = _measure(
         options,
         arms,
         [_QUICK_LOADS],
@@ -132,6 +132,11 @@ def quick(options: argparse.Namespace) -> int:
         records=_QUICK_RECORDS,
         parts=(),
     )
+    _say(
+        "One turn each, and from turn to turn a ratio varies by a fifth: `make bench` takes the "
+        "median of five."
+    )
+    return status
 
 
 def report(options: argparse.Namespace) -> int:
@@ -168,6 +173,7 @@ def _measure(
     present = [arm for arm in arms if arm.missing() is None]
     lacking = [[load for load in group if load not in whole] for group in groups]
     groups = [group for group in lacking if group and present]
+    _explain(present, [load for group in groups for load in group])
 
     def latency(stack: LocalStack, endpoint: str) -> Latency:
         return Latency(stack, seed=session.seed, say=_say, otlp_endpoint=endpoint)
@@ -208,6 +214,13 @@ def _keep(session: Session, loads: Sequence[str], runs: Sequence[Run]) -> None:
     for load in loads:
         session.replace_runs(load, [run for run in runs if run.series == load])
         _say(f"kept in {session.end(load)}")
+
+
+def _explain(arms: Sequence[Arm], loads: Sequence[str]) -> None:
+    for arm in arms if loads else ():
+        _say(f"{arm.name:14} {arm.meaning}")
+    for load in loads:
+        _say(f"{load:14} {LOADS[load].meaning}")
 
 
 def _left_out(*reasons: str | None) -> list[str]:

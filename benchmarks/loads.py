@@ -150,7 +150,7 @@ class Load:
 LOADS: Final = {
     load.name: load
     for load in (
-        Load("distinct", "uniform over all rows", _uniform),
+        Load("distinct", "uniform over all rows, each of which comes up four times", _uniform),
         Load("once", "each row once: nothing can be folded", _once, full=ROWS),
         Load("zipf", "row of rank n as often as 1/n^1.1 says", _zipf, beside="distinct"),
         Load("half-hot", "every second update goes to one row", _half_hot, beside="distinct"),

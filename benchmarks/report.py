@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from matplotlib import rcParams
@@ -18,7 +19,7 @@ from benchmarks.results import Session
 from benchmarks.scaling import LOAD as SCALED_LOAD
 from benchmarks.scaling import Scaled
 from benchmarks.stack import PROFILE
-from benchmarks.targets import TARGETS
+from benchmarks.targets import TARGETS, number, to_best_peer
 from deploy.local.layout import CHECKOUT
 
 _DIRECTORY: Final = CHECKOUT / "benchmarks"
@@ -53,28 +54,58 @@ def write_report(session: Session) -> None:
 def _head(session: Session) -> Iterator[str]:
     yield "# Results"
     yield ""
-    for facts in (each for each in session.sittings if each["parts"]):
-        yield (
-            f"{', '.join(facts['parts'])}: {facts['taken_at']}, commit "
-            f"{facts['commit'] or 'unknown'}, seed {session.seed}. {facts['cores']} cores "
-            f"({facts['cpu']}), {facts['memory_gib']} GiB, {facts['kernel']}, load average before "
-            f"{facts['load_average_before'][0]}. Python {facts['python']}, "
-            f"{_versions(facts['packages'])}. {_versions(facts['servers'])}. "
-            f"{_versions(facts['peers'])}. {_spans(facts)}"
-        )
+    yield from _summary(session)
+    sittings = [each for each in session.sittings if each["parts"]]
+    machines: dict[str, list[str]] = {}
+    for facts in sittings:
+        machines.setdefault(_machine(facts), []).extend(facts["parts"])
+    for machine, parts in machines.items():
+        yield machine if len(machines) == 1 else f"{', '.join(parts)}: {machine}"
         yield ""
+    yield from _table(
+        ("measured", "when", "commit", "kernel", "load average before", "spans received"),
+        [
+            (
+                ", ".join(facts["parts"]),
+                facts["taken_at"],
+                facts["commit"] or "unknown",
+                facts["kernel"],
+                str(facts["load_average_before"][0]),
+                _spans(facts),
+            )
+            for facts in sittings
+        ],
+    )
     yield (
-        "Broker, shards and clients share these cores. Compare figures of one table only: a "
-        "machine's speed changes while hours pass. [README.md](README.md) says how each is defined."
+        f"Seed {session.seed}. Broker, shards and clients share these cores. Compare figures of "
+        "one table only: a machine's speed changes while hours pass. [README.md](README.md) says "
+        "how each is defined."
     )
     yield ""
     for sentence in dict.fromkeys(why for each in session.sittings for why in each["left_out"]):
         yield f"{sentence}\n"
 
 
+def _summary(session: Session) -> Iterator[str]:
+    """Say in a sentence how it compares with what a user would pick instead."""
+    found = {load: to_best_peer(load)(session) for load in LOADS}
+    ratios = [f"{number(median(each))} x on *{load}*" for load, each in found.items() if each]
+    if ratios:
+        yield f"One consumer's rate to Parallel Consumer's at its strongest: {', '.join(ratios)}."
+        yield ""
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return (
+        f"{facts['cores']} cores ({facts['cpu']}), {facts['memory_gib']} GiB. Python "
+        f"{facts['python']}, {_versions(facts['packages'])}. {_versions(facts['servers'])}. "
+        f"{_versions(facts['peers'])}."
+    )
+
+
 def _spans(sitting: Mapping[str, Any]) -> str:
     count = sitting.get("spans")
-    return "Spans were not counted." if count is None else f"{count:,} spans received."
+    return "not counted" if count is None else f"{count:,}"
 
 
 def _versions(found: Mapping[str, str]) -> str:
@@ -93,8 +124,8 @@ def _targets(session: Session) -> Iterator[str]:
     yield "## Targets"
     yield ""
     rows: list[tuple[str, ...]] = [target.row(session) for target in TARGETS]
-    yield "Rates are compared turn by turn: each ratio is the median of its turns' ratios, so it is"
-    yield "not quite that of the medians in the tables below."
+    yield "Rates are compared turn by turn: each ratio is the median of its turns' ratios (and the"
+    yield "lowest to the highest), so it is not quite that of the medians in the tables below."
     yield ""
     yield from _table(("what", "target", "measured", "verdict"), rows)
 
@@ -302,8 +333,8 @@ def _draw_throughput(session: Session) -> Path:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        places = [at + number * width for at in range(len(loads))]
+    for place, arm in enumerate(arms):
+        places = [at + place * width for at in range(len(loads))]
         rates = [_rate(session.of(arm, load)) for load in loads]
         axes.bar(places, rates, width=width, label=arm)
     axes.set_xticks([at + 0.4 - width / 2 for at in range(len(loads))], loads)

@@ -149,7 +149,7 @@ def latest() -> Path | None:
 def facts(arguments: Sequence[str]) -> dict[str, Any]:
     """Return what has to be known to judge figures."""
     return {
-        "taken_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "taken_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
         "arguments": [Path(each).name if "/" in each else each for each in arguments],
         "cores": psutil.cpu_count(),
         "cpu": _cpu(),

@@ -109,7 +109,8 @@ class Throughput:
         async with AsyncExitStack() as topics:
             prepared = {}
             for load, size in sorted(sizes):
-                self._say(f"{load}: writing {size:,} records to Kafka")
+                purpose = ", to warm up with" if (load, size) == _WARM_UP else ""
+                self._say(f"{load}: writing {size:,} records to Kafka{purpose}")
                 updates = list(LOADS[load].updates(self._rows, self._seed, size))
                 kafka = await topics.enter_async_context(
                     filled_topic(
@@ -197,8 +198,9 @@ def _processes(daemons: Iterable[Daemon]) -> list[psutil.Process]:
 
 def _line(run: Run) -> str:
     rate, written = run.rate, run.written
+    who = run.arm if run.load == run.series else f"{run.arm} on {run.load}"
     facts = [
-        f"{run.load:9} {run.arm:14} {rate.per_second:>9,.0f}/s",
+        f"{run.series:9} {who:20} {rate.per_second:>9,.0f}/s",
         f"client {rate.client_cpu_s / rate.updates * 1e6:5.1f} µs",
         f"postgres {run.postgres_cpu_s / run.records * 1e6:5.1f} µs",
         f"{written.rows:,} rows in {rate.statements or written.transactions:,} statements",

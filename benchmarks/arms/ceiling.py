@@ -35,7 +35,7 @@ class Ceiling(OurArm):
     name: str = _NAME
     rows_per_statement: int = 1_000
     connections_per_shard: int = 2
-    meaning: str = "the same statement from asyncpg alone, no Kafka"
+    meaning: str = "Tidemark's statement from asyncpg alone, no Kafka"
 
     def records(self, load: Load) -> int | None:
         """Take only loads in which nearly every update could be a row of its own."""
