@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from consumer.subscription_queue import PendingUpdate
-from shared.updates import Scalar
+from shared.errors import Rejected
+from shared.updates import ABSENT, NOTHING, Scalar, read, read_all_sets, read_amounts, read_sets
 
 
 class RowChange(msgspec.Struct, frozen=True, gc=False):
@@ -31,38 +32,83 @@ def fold(pending: Sequence[PendingUpdate]) -> RowChange:
 
     A later set wins over earlier sets and increments of its key. Increments after it are summed,
     not evaluated: only the database knows what they add to, and it counts in exact decimals.
+
+    Raises:
+        Rejected: one of them holds what no update may hold.
     """
     first, last = pending[0], pending[-1]
-    update = first.update
-    tags, properties = update.tags, update.properties
-    increment, increment_tags = update.increment, update.increment_tags
-    if len(pending) > 1:
-        tags, increment_tags = _fold([(p.update.tags, p.update.increment_tags) for p in pending])
-        properties, increment = _fold([(p.update.properties, p.update.increment) for p in pending])
+    if len(pending) == 1:
+        tags, increment_tags = _open(first.tags, first.increment_tags)
+        properties, increment = _open(first.properties, first.increment)
+    else:
+        tags, increment_tags = _fold([p.tags for p in pending], [p.increment_tags for p in pending])
+        properties, increment = _fold(
+            [p.properties for p in pending], [p.increment for p in pending]
+        )
     return RowChange(
-        update.app_id,
-        update.subscription_id,
+        *first.key,
         tags,
         properties,
         increment,
         increment_tags,
-        first.record.offset,
-        last.record.offset,
-        last.record.timestamp,
+        first.offset,
+        last.offset,
+        last.accepted_ms,
     )
 
 
-def _fold(
-    changes: Sequence[tuple[Mapping[str, Scalar | None], Mapping[str, int]]],
-) -> tuple[dict[str, Scalar | None], dict[str, int]]:
+def first_unreadable(pending: Sequence[PendingUpdate]) -> tuple[int, Rejected]:
+    """Return the place of the first update that holds what none may hold, and what that is.
+
+    To be asked of updates that cannot be folded, so that there is one.
+    """
+    for place, each in enumerate(pending):
+        try:
+            fold([each])
+        except Rejected as rejected:
+            return place, _in_whole(each, rejected)
+    raise AssertionError("Each of them can be folded, so all of them can.")
+
+
+def _in_whole(unreadable: PendingUpdate, rejected: Rejected) -> Rejected:
+    """Say where in the whole record it is."""
+    try:
+        read(unreadable.record.value)
+    except Rejected as of_record:
+        return of_record
+    return rejected
+
+
+_Sets = Mapping[str, Scalar | None]
+_Adds = Mapping[str, int]
+
+
+def _open(sets: msgspec.Raw, adds: msgspec.Raw) -> tuple[_Sets, _Adds]:
+    return (
+        NOTHING if sets is ABSENT else read_sets(sets),
+        NOTHING if adds is ABSENT else read_amounts(adds),
+    )
+
+
+def _fold(sets: Sequence[msgspec.Raw], adds: Sequence[msgspec.Raw]) -> tuple[_Sets, _Adds]:
     """Reduce sets, each followed by its increments, to one of both."""
-    sets: dict[str, Scalar | None] = {}
-    adds: dict[str, int] = {}
-    for later_sets, later_adds in changes:
-        sets.update(later_sets)
-        if adds:
-            for name in later_sets:
-                adds.pop(name, None)
+    if adds.count(ABSENT) == len(adds):
+        return _merge([each for each in sets if each is not ABSENT]), NOTHING
+    merged: dict[str, Scalar | None] = {}
+    sums: dict[str, int] = {}
+    for later_sets, later_adds in map(_open, sets, adds):
+        merged.update(later_sets)
+        for name in later_sets:
+            sums.pop(name, None)
         for name, amount in later_adds.items():
-            adds[name] = adds.get(name, 0) + amount
-    return sets, adds
+            sums[name] = sums.get(name, 0) + amount
+    return merged, sums
+
+
+def _merge(sets: Sequence[msgspec.Raw]) -> _Sets:
+    if not sets:
+        return NOTHING
+    merged, *later = read_all_sets(sets)
+    for each in later:
+        merged.update(each)
+    return merged

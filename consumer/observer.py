@@ -1,7 +1,6 @@
 """What is noted of each flush: lags, sizes, hot keys, and spans for the few that get one."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -63,12 +62,12 @@ class FlushObserver:
         notes.flush_duration.observe(took_s)
         notes.flush_rows.observe(len(rows))
         notes.pool_wait.observe(pool_wait_s)
-        moments = [pending.record.timestamp for row in rows for pending in row.updates]
+        moments = [pending.accepted_ms for row in rows for pending in row.updates]
         now_ms = int(time.time() * 1000)
         notes.time_lag.observe_ages(moments, now_ms)
         apps = self.apps.filling()
         apps.total += len(moments)
-        apps.add(Counter([each.update.app_id for row in rows for each in row.updates]).items())
+        apps.add(_by_app(rows).items())
         self._count_subscriptions(rows, len(moments))
         if self._spans is not None:
             self._spans.written(
@@ -102,3 +101,11 @@ class FlushObserver:
         if len(heavy) < len(rows):
             subscriptions.missed += light
         subscriptions.add([(row.queue.key, len(row.updates)) for row in heavy])
+
+
+def _by_app(rows: Sequence[Row]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        app_id, _ = row.queue.key
+        counts[app_id] = counts.get(app_id, 0) + len(row.updates)
+    return counts

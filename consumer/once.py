@@ -7,7 +7,7 @@ import msgspec
 
 from consumer.subscription_queue import PendingUpdate
 from shared.errors import Rejected
-from shared.updates import KEY_KNOWN_FOR_MS, Once, Update
+from shared.updates import ABSENT, KEY_KNOWN_FOR_MS, Once
 
 REUSED: Final = "idempotency_key_reused"
 
@@ -43,20 +43,19 @@ def judge(pending: Sequence[PendingUpdate], known: KnownUses) -> Judged:
     updates: list[PendingUpdate] = []
     first_uses: dict[str, KeyUse] = {}
     for each in pending:
-        update, record = each.update, each.record
-        once = update.once
+        once = each.once
         if once is None:
             updates.append(each)
             continue
-        key = (update.app_id, update.subscription_id, once.key)
+        key = (*each.key, once.key)
         use = first_uses.get(once.key) or known.get(key)
-        if use is None or record.timestamp - use.accepted_ms >= KEY_KNOWN_FOR_MS:
-            first_uses[once.key] = KeyUse(*key[:2], once, record.offset, record.timestamp)
+        if use is None or each.accepted_ms - use.accepted_ms >= KEY_KNOWN_FOR_MS:
+            first_uses[once.key] = KeyUse(*key[:2], once, each.offset, each.accepted_ms)
             updates.append(each)
-        elif use.offset >= record.offset:
+        elif use.offset >= each.offset:
             updates.append(each)  # itself, or older: come again, so its row's position decides
         elif use.once.body == once.body:
-            updates.append(PendingUpdate(record, _nothing(update), each.size))
+            updates.append(_nothing(each))
         else:
             break
     return Judged(updates, list(first_uses.values()))
@@ -67,5 +66,7 @@ def reused() -> Rejected:
     return Rejected("Its idempotency key was used for another update.", reason=REUSED)
 
 
-def _nothing(update: Update) -> Update:
-    return Update(schema=1, app_id=update.app_id, subscription_id=update.subscription_id)
+def _nothing(repeated: PendingUpdate) -> PendingUpdate:
+    return msgspec.structs.replace(
+        repeated, tags=ABSENT, properties=ABSENT, increment=ABSENT, increment_tags=ABSENT
+    )

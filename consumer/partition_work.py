@@ -19,7 +19,7 @@ from consumer.subscription_queue import (
 )
 from shared.errors import Rejected
 from shared.holds import HoldView
-from shared.updates import Update, check_ids, read
+from shared.updates import check_ids, read, read_sealed
 
 STOPPED: Final = "Most of its recent records can never succeed; see the dead-letter topic."
 
@@ -72,7 +72,7 @@ class PartitionWork:
         self.feeding = Feeding()
         self._shard = shard
         self.budget = budget
-        # Two, because records are decoded long before they are written: each has its own count.
+        # Two, because records are read long before they are written: each has its own count.
         self._unreadable_guard = DeadLetterGuard(guard)
         self._refused_guard = DeadLetterGuard(guard)
         self._give_up = give_up
@@ -93,7 +93,7 @@ class PartitionWork:
     def oldest_accepted_ms(self) -> int | None:
         """When the oldest update in its queues was accepted; looks at every queue."""
         return min(
-            (queue.updates[0].record.timestamp for queue in self._queues.values() if queue.updates),
+            (queue.updates[0].accepted_ms for queue in self._queues.values() if queue.updates),
             default=None,
         )
 
@@ -131,7 +131,7 @@ class PartitionWork:
         for record in records:
             record_size = size_of(record)
             try:
-                update, queue = self._read(record)
+                pending, queue = self._read(record, record_size)
             except Rejected as rejected:
                 if not self._unreadable_guard.let_go(1, good=good):
                     break
@@ -139,7 +139,6 @@ class PartitionWork:
                 self._give_up(self, record, rejected.to_keep())
             else:
                 good += 1
-                pending = PendingUpdate(record, update, record_size)
                 if diverts:
                     self._divert(pending, ready, held)
                 else:
@@ -154,17 +153,22 @@ class PartitionWork:
             self._stop()
         return len(offsets)
 
-    def _read(self, record: Record) -> tuple[Update, SubscriptionQueue | None]:
+    def _read(self, record: Record, size: int) -> tuple[PendingUpdate, SubscriptionQueue | None]:
         """Return the update that a record holds, and its queue if it has one.
 
         Raises:
             Rejected: it holds none, or one that is of another partition.
         """
-        update = read(record.value)
-        queue = self._queue_of(update)
+        update = read_sealed(record.value)
+        if update.once is not None or self.diversion.is_active:
+            read(record.value)  # what is judged by a key, or held back, has to be one in whole
+        key = (update.app_id, update.subscription_id)
+        queue = self._queues.get(key)
         if queue is None:  # else the IDs were looked at when it was begun
             check_ids(update, self.partition)
-        return update, queue
+        else:
+            key = queue.key
+        return PendingUpdate.of(record, update, key, size), queue
 
     def _note_received(self, offsets: Sequence[int], size: int, *, at_ms: int) -> None:
         self._tracker.receive(offsets)
@@ -183,9 +187,6 @@ class PartitionWork:
             size += _cost(1, size_of(record))
         return records
 
-    def _queue_of(self, update: Update) -> SubscriptionQueue | None:
-        return self._queues.get((update.app_id, update.subscription_id))
-
     def _append(
         self,
         pending: PendingUpdate,
@@ -193,20 +194,23 @@ class PartitionWork:
         ready: list[SubscriptionQueue],
     ) -> None:
         if queue is None:
-            key = (pending.update.app_id, pending.update.subscription_id)
+            key = pending.key
             queue = self._queues[key] = SubscriptionQueue(key, [pending], QueueState.READY)
             ready.append(queue)
         else:
             queue.updates.append(pending)
-        if pending.update.once is not None:
+        queue.size += pending.size
+        if pending.once is not None:
             queue.has_keys = True
+        if pending.record.headers:
+            queue.has_headers = True
 
     def _divert(
         self, pending: PendingUpdate, ready: list[SubscriptionQueue], held: list[Record]
     ) -> None:
-        match self.diversion.route(pending.update.app_id, pending.update.subscription_id):
+        match self.diversion.route(*pending.key):
             case Route.ON:
-                self._append(pending, self._queue_of(pending.update), ready)
+                self._append(pending, self._queues.get(pending.key), ready)
             case Route.HOLD:
                 held.append(pending.record)
             case Route.WAIT:
@@ -226,8 +230,8 @@ class PartitionWork:
         ready: list[SubscriptionQueue] = []
         count = size = 0
         for pending in released:
-            queue = self._queue_of(pending.update)
-            if queue and queue.updates and pending.record.offset <= queue.updates[-1].record.offset:
+            queue = self._queues.get(pending.key)
+            if queue and queue.updates and pending.offset <= queue.updates[-1].offset:
                 continue
             count += 1
             size += pending.size
@@ -273,24 +277,32 @@ class PartitionWork:
         if self.lost:
             return
         done: list[PendingUpdate] = []
+        size = 0
         for row in rows:
             done += row.updates
+            size += row.size
+            row.queue.size -= row.size
             del row.queue.updates[: len(row.updates)]
-        self._complete([each.record for each in done], sum([each.size for each in done]))
+        if self.feeding.outstanding:
+            self._complete_some([each.record for each in done], size)
+        else:
+            self._complete([each.offset for each in done], len(done), size)
 
     def complete_records(self, records: Sequence[Record]) -> None:
         """Note that these records need no more work; too late after `lose`, so ignored then."""
         if not self.lost:
-            self._complete(records, sum(map(size_of, records)))
+            self._complete_some(records, sum(map(size_of, records)))
 
-    def _complete(self, records: Sequence[Record], size: int) -> None:
-        received = records
-        if self.feeding.outstanding:  # each released one is, until it has come here
-            received = [each for each in records if each.__class__ is not ReleasedRecord]
-            self.feeding.ended(len(records) - len(received))
-        self._tracker.complete([each.offset for each in received])
+    def _complete_some(self, records: Sequence[Record], size: int) -> None:
+        """Complete records of which some may be released ones, which no tracker knows."""
+        received = [each.offset for each in records if each.__class__ is not ReleasedRecord]
+        self.feeding.ended(len(records) - len(received))
+        self._complete(received, len(records), size)
+
+    def _complete(self, offsets: Sequence[int], count: int, size: int) -> None:
+        self._tracker.complete(offsets)
         if not self.stopped:
-            self._account(-len(records), -size)
+            self._account(-count, -size)
         if self.paused and self.has_room:
             self.budget.room.set()
         if not self._tracker:
@@ -375,12 +387,21 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     work: PartitionWork
     queue: SubscriptionQueue
     updates: Sequence[PendingUpdate]
+    size: int
+    """Of its updates together."""
+
+    @classmethod
+    def of(
+        cls, work: PartitionWork, queue: SubscriptionQueue, updates: Sequence[PendingUpdate]
+    ) -> "Row":
+        """Return a row of some of a queue's updates."""
+        return cls(work, queue, updates, sum([each.size for each in updates]))
 
 
 _RECORD_OVERHEAD_BYTES: Final = 1_500
-"""What a record costs as Python objects beside its bytes, which count as they came and decoded.
+"""What a record costs as Python objects beside its bytes, which count as they came and as folded.
 
-Measured when an update had three empty dictionaries more, so it is rather too much.
+Measured when what an update changes was kept as objects, so it is rather too much.
 """
 
 

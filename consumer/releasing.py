@@ -21,7 +21,7 @@ from shared.errors import OwnershipLost, Rejected, Transient
 from shared.holds import HoldState, HoldView, Released, held_at, held_partition_of
 from shared.topic_reader import open_reader
 from shared.topology import ShardMap
-from shared.updates import decode
+from shared.updates import decode, read_sealed
 
 log = structlog.get_logger()
 
@@ -259,10 +259,12 @@ class Release:
         if found is None:
             return None
         try:
-            update = decode(record.value, self._work.partition)
+            decode(record.value, self._work.partition)
+            update = read_sealed(record.value)
         except Rejected:
             return None
-        if not self._work.diversion.releases(self._view.key, update.app_id, update.subscription_id):
+        key = (update.app_id, update.subscription_id)
+        if not self._work.diversion.releases(self._view.key, *key):
             return None
         at, headers = found
         if at.offset >= limit:
@@ -278,7 +280,7 @@ class Release:
             offset=at.offset,
             headers=headers,
         )
-        return PendingUpdate(released, update, size_of(released))
+        return PendingUpdate.of(released, update, key, size_of(released))
 
 
 class Held(Protocol):

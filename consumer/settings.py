@@ -53,7 +53,7 @@ class FetchSettings(FrozenModel):
     """How much one request takes from Kafka."""
 
     bytes_max: int = Field(
-        2**20, ge=2**16, le=2**28, description="Bytes of one fetch from one broker."
+        2**21, ge=2**16, le=2**28, description="Bytes of one fetch from one broker."
     )
     partition_bytes_max: int = Field(
         2**20, ge=2**14, le=2**26, description="Bytes of one fetch from one partition."
@@ -185,7 +185,7 @@ class DeadLetterSettings(FrozenModel):
         ge=1,
         le=1_000,
         description="Dead letters on their way to Kafka at once, of each shard, and of what "
-        "cannot be decoded.",
+        "is no update at all.",
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from consumer.breaker import Backoff, Breaker, BreakerState
-from consumer.folding import RowChange, fold
+from consumer.folding import RowChange, first_unreadable, fold
 from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
@@ -108,7 +108,10 @@ class _Folded(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Refused(NamedTuple):
-    """An update that Postgres will never take, or that reuses a key, which is its caller's."""
+    """An update that will never be in its row.
+
+    Postgres refuses it, it holds what no update may hold, or it reuses a key.
+    """
 
     work: PartitionWork
     queue: SubscriptionQueue
@@ -129,6 +132,7 @@ class _Left:
     """What a flush leaves unwritten, because of what it is and not because the shard fails."""
 
     refused: list[_Refused] = field(default_factory=list)
+    unreadable: list[_Refused] = field(default_factory=list)
     reused: list[_Refused] = field(default_factory=list)
     locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)
@@ -142,6 +146,31 @@ class _Left:
 _Waiting = deque[tuple[PartitionWork, SubscriptionQueue]]
 
 _work_of = attrgetter("work")
+
+
+def _fold_row(row: Row, known: KnownUses, left: _Left) -> _Folded | None:
+    """Fold a row up to an update that reuses a key; None where that is its oldest.
+
+    Raises:
+        Rejected: one of its updates holds what no update may hold.
+    """
+    if not row.queue.has_keys:
+        return _Folded(row, fold(row.updates))
+    judged = judge(row.updates, known)
+    if not judged.updates:
+        left.reused.append(_Refused(row.work, row.queue, row.updates[0], reused()))
+        return None
+    cut = Row.of(row.work, row.queue, judged.updates)
+    return _Folded(cut, fold(judged.updates), judged.first_uses)
+
+
+def _fold_readable(row: Row, known: KnownUses, left: _Left) -> _Folded | None:
+    """Fold a row up to an update that holds what none may hold; None where that is its oldest."""
+    place, rejected = first_unreadable(row.updates)
+    if place:
+        return _fold_row(Row.of(row.work, row.queue, row.updates[:place]), known, left)
+    left.unreadable.append(_Refused(row.work, row.queue, row.updates[0], rejected.to_keep()))
+    return None
 
 
 class ShardWriter:
@@ -274,14 +303,22 @@ class ShardWriter:
             if work.is_over:
                 continue
             queue.state = QueueState.WRITING
-            updates = queue.updates[: self._bounds.updates_per_row]
-            for count, pending in enumerate(updates, 1):
-                left -= pending.size
-                if left <= 0:
-                    updates = updates[:count]
-                    break
-            rows.append(Row(work, queue, updates))
+            if queue.size <= left and len(queue.updates) <= self._bounds.updates_per_row:
+                row = Row(work, queue, queue.updates[:], queue.size)
+            else:
+                row = Row.of(work, queue, self._as_many_of(queue.updates, left))
+            rows.append(row)
+            left -= row.size
         return rows
+
+    def _as_many_of(self, updates: Sequence[PendingUpdate], left: int) -> Sequence[PendingUpdate]:
+        """Return the first updates, the last of which may be too large for what is left."""
+        updates = updates[: self._bounds.updates_per_row]
+        for count, pending in enumerate(updates, 1):
+            left -= pending.size
+            if left <= 0:
+                return updates[:count]
+        return updates
 
     async def _flush(self, rows: Sequence[Row]) -> None:
         left, first_again = _Left(), False
@@ -316,7 +353,7 @@ class ShardWriter:
     def _give_up(self, left: _Left) -> None:
         """Give up on what is refused and the oldest of its queue; stop a partition of too much."""
         refused: dict[PartitionWork, list[_Refused]] = {work: [] for work in left.written}
-        for each in left.refused:
+        for each in (*left.refused, *left.unreadable):
             if each.is_oldest:
                 refused.setdefault(each.work, []).append(each)
         let_go = [each for each in left.reused if not each.work.is_over]
@@ -345,8 +382,15 @@ class ShardWriter:
         the last, so that others have their turn.
         """
         try:
-            await self._write(rows, left)
+            folded = await self._fold(rows, left)
+            if not folded:
+                self.breaker.gave_up()
+                return False
+            await self._write_folded(folded, left, self._questions)
         except Transient as error:
+            # They are found again. Given up on without those that are written beside them they
+            # would look like most of their partition.
+            left.unreadable.clear()
             if error.saturation:
                 await self._slow_down(error)
             else:
@@ -381,30 +425,28 @@ class ShardWriter:
         await self._apply(folded, left)
 
     async def _fold(self, rows: Sequence[Row], left: _Left) -> Sequence[_Folded]:
-        """Fold each row, up to an update that reuses a key; refuse it where that is its oldest.
+        """Fold each row, up to an update that cannot be; refuse it where that is its oldest.
 
-        That is its caller's fault for sure, so it does not count against the partition.
+        It may reuse a key, which is its caller's fault for sure and does not count against the
+        partition, or hold what no update may hold.
         """
         rows = [row for row in rows if not row.work.is_over]
         keys = [
-            (*row.queue.key, pending.update.once.key)
+            (*row.queue.key, pending.once.key)
             for row in rows
             if row.queue.has_keys
             for pending in row.updates
-            if pending.update.once is not None
+            if pending.once is not None
         ]
         known = await self._store.first_uses(keys) if keys else {}
         folded: list[_Folded] = []
         for row in rows:
-            if not row.queue.has_keys:
-                folded.append(_Folded(row, fold(row.updates)))
-                continue
-            judged = judge(row.updates, known)
-            if judged.updates:
-                cut = Row(row.work, row.queue, judged.updates)
-                folded.append(_Folded(cut, fold(judged.updates), judged.first_uses))
-            else:
-                left.reused.append(_Refused(row.work, row.queue, row.updates[0], reused()))
+            try:
+                one = _fold_row(row, known, left)
+            except Rejected:
+                one = _fold_readable(row, known, left)
+            if one is not None:
+                folded.append(one)
         return folded
 
     async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
@@ -462,9 +504,9 @@ class ShardWriter:
             return row
         # An earlier write had taken the head, or all of it: what is above the row's position stays
         # in the queue and is folded anew from there.
-        done = [pending for pending in row.updates if pending.record.offset <= position]
+        done = [pending for pending in row.updates if pending.offset <= position]
         self.counts.updates_replayed += len(done)
-        return Row(row.work, row.queue, done)
+        return Row.of(row.work, row.queue, done)
 
     async def _write_halves(self, rows: Sequence[Row], left: _Left) -> None:
         middle = len(rows) // 2
@@ -501,10 +543,10 @@ class ShardWriter:
         else:
             # In order: the older half is completed, so taken out, before the younger is read.
             middle, found = len(row.updates) // 2, left.count
-            await self._write([Row(row.work, row.queue, row.updates[:middle])], left)
+            await self._write([Row.of(row.work, row.queue, row.updates[:middle])], left)
             if left.count == found:
                 younger = row.queue.updates[: len(row.updates) - middle]
-                await self._write([Row(row.work, row.queue, younger)], left)
+                await self._write([Row.of(row.work, row.queue, younger)], left)
 
     async def _find_refused(
         self, folded: Sequence[_Folded], question: Question
@@ -543,7 +585,7 @@ class ShardWriter:
                 accepted.append(each)
                 continue
             if refusal.accepted:
-                before.append(Row(row.work, row.queue, row.updates[: refusal.accepted]))
+                before.append(Row.of(row.work, row.queue, row.updates[: refusal.accepted]))
             update = row.updates[refusal.accepted]
             refused.append(_Refused(row.work, row.queue, update, refusal.rejected.to_keep()))
         await self._write_folded([*accepted, *await self._fold(before, left)], left, questions)
@@ -568,7 +610,7 @@ class ShardWriter:
         except Rejected:
             return []
         left.locked += [
-            Row(each.work, each.queue, [each.update]) for each in compress(oldest, locked)
+            Row.of(each.work, each.queue, [each.update]) for each in compress(oldest, locked)
         ]
         return [
             each
@@ -590,7 +632,7 @@ class ShardWriter:
             return
         await self._dead_letters.send(update.record, rejected)
         self.counts.updates_dead_lettered += 1
-        work.complete([Row(work, queue, [update])])
+        work.complete([Row.of(work, queue, [update])])
         queue.state = QueueState.WRITING
         self.add_ready(work, work.release([queue]))
 

@@ -73,7 +73,7 @@ class ProcessSpans:
         asked = _sampled(rows) if self._asked.is_left else []
         self._asked.take(len(asked))
         if not asked and oldest_s > self._slow_s and self._unasked.may():
-            row = min(rows, key=lambda row: row.updates[0].record.timestamp)
+            row = min(rows, key=lambda row: row.updates[0].accepted_ms)
             asked = [(row.updates[0].record, len(row.updates), None)]
         if asked:
             self._spans(shard, rows, asked, took_s=took_s, pool_wait_s=pool_wait_s)
@@ -177,6 +177,7 @@ def _sampled(rows: Sequence[Row]) -> list[_Asked]:
     for record, fold_size in [
         (pending.record, len(row.updates))
         for row in rows
+        if row.queue.has_headers
         for pending in row.updates
         if pending.record.headers
     ]:

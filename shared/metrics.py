@@ -94,7 +94,7 @@ class Consumer:
         _C,
         "{update}",
         "Updates done with: `applied`, `replayed` (the row had them), `ignored` (no row, and none "
-        "to be created), `dead_lettered` (refused by Postgres).",
+        "to be created), `dead_lettered` (refused by Postgres, or found wrong when it was folded).",
         ("shard", "outcome"),
     )
     rows_written = Metric(

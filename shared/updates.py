@@ -10,15 +10,17 @@ with an idempotency key also has `"once":{"key":"…","body":"…"}`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from shared.errors import Rejected
 from shared.topology import partition_of
+
+T = TypeVar("T")
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 """No tags, properties or increments: one object for all, where `{}` would be a new one for each."""
@@ -77,8 +79,29 @@ class Update(
     once: Once | None = None
 
 
+ABSENT: Final = msgspec.Raw()
+"""What a sealed update does not have."""
+
+
+class SealedUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An update of which only that was read which decides on its way.
+
+    What it changes is JSON still, a part of the record's value, which costs neither the time to
+    make objects of it nor the memory to keep them until it is folded. `read_sets` and
+    `read_amounts` open it, and are the first to see what no update may hold.
+    """
+
+    schema: Literal[1]
+    app_id: str
+    subscription_id: str
+    tags: msgspec.Raw = ABSENT
+    properties: msgspec.Raw = ABSENT
+    increment: msgspec.Raw = ABSENT
+    increment_tags: msgspec.Raw = ABSENT
+    once: Once | None = None
+
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Update).decode
 
 
 def encode(update: Update) -> bytes:
@@ -98,22 +121,48 @@ def decode(value: bytes | None, partition: int) -> Update:
     return update
 
 
-def read(value: bytes | None) -> Update:
-    """Read a record value, whatever its IDs are.
+def _reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw | None], T]:
+    """Return what reads JSON, or raises `Rejected`."""
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(value: bytes | msgspec.Raw | None) -> T:
+        if value is None:
+            raise Rejected("The record has no value.", reason="undecodable")
+        try:
+            return decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            # The library's text may quote a field name, never a value.
+            raise Rejected(f"The value cannot be decoded: {error}", reason="undecodable") from error
+
+    return read
+
+
+read = _reader(Update)
+"""Read a record value, whatever its IDs are; `Rejected` where it is no JSON, not of `schema` 1, or
+has unknown or mistyped fields."""
+
+read_sealed = _reader(SealedUpdate)
+"""Read what decides on an update's way; `Rejected` as with `read`, but for what is sealed."""
+
+read_sets = _reader(dict[str, Scalar | None])
+"""Open tags or properties; `Rejected` where they are none."""
+
+read_amounts = _reader(dict[str, Amount])
+"""Open increments; `Rejected` where they are none."""
+
+_read_list_of_sets = _reader(list[dict[str, Scalar | None]])
+
+
+def read_all_sets(sealed: Sequence[msgspec.Raw]) -> list[dict[str, Scalar | None]]:
+    """Open tags or properties of several updates, in little more time than those of one.
 
     Raises:
-        Rejected: it is not JSON, not of `schema` 1, or has unknown or mistyped fields.
+        Rejected: some are none.
     """
-    if value is None:
-        raise Rejected("The record has no value.", reason="undecodable")
-    try:
-        return _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # The library's text may quote a field name, never a value.
-        raise Rejected(f"The value cannot be decoded: {error}", reason="undecodable") from error
+    return _read_list_of_sets(b"[%b]" % b",".join(sealed))
 
 
-def check_ids(update: Update, partition: int) -> None:
+def check_ids(update: Update | SealedUpdate, partition: int) -> None:
     """Look at the IDs of an update that was found in `partition`.
 
     Raises:

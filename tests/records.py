@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.subscription_queue import PendingUpdate, size_of
-from shared.updates import Once, Update, encode
+from consumer.subscription_queue import PendingUpdate, Record, size_of
+from shared.updates import Once, Update, encode, read_sealed
 
 APP = "00000000-0000-4000-8000-000000000000"
 """An app of partition 0."""
@@ -42,8 +42,14 @@ def record_of(offset: int, update: Update, partition: int = 0) -> StubRecord:
 
 
 def pending_of(offset: int, update: Update) -> PendingUpdate:
-    record = record_of(offset, update)
-    return PendingUpdate(record, update, size_of(record))
+    return pending_in(record_of(offset, update))
+
+
+def pending_in(record: Record) -> PendingUpdate:
+    """The update that a record holds, as it waits in a queue."""
+    update = read_sealed(record.value)
+    key = (update.app_id, update.subscription_id)
+    return PendingUpdate.of(record, update, key, size_of(record))
 
 
 def body_of(update: Update) -> dict[str, Any]:

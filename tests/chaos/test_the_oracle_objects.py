@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import consumer.partition_work
@@ -26,7 +27,7 @@ from consumer.store import Applied, open_store
 from consumer.subscription_queue import Record
 from deploy.local.stack import LocalStack
 from shared.errors import Rejected
-from shared.updates import Update, read
+from shared.updates import SealedUpdate, Update, read_sealed
 from tests.chaos.system import System, fresh_system
 from tests.consumers import consumer_settings, fast_group, produce, running_consumer
 from tests.records import APP, subscription
@@ -151,22 +152,16 @@ async def test_rule_1_two_writes_to_one_subscription_at_once(
     other, and what comes second finds that the row has gone past it."""
     spelled_twice = 0
 
-    def read_in_two_spellings(value: bytes | None) -> Update:
+    def read_in_two_spellings(value: bytes | None) -> SealedUpdate:
         nonlocal spelled_twice
-        update = read(value)
+        update = read_sealed(value)
         spelled_twice += 1
         if spelled_twice % 2:
             return update
-        return Update(
-            schema=1,
-            app_id=update.app_id,
-            subscription_id=update.subscription_id.replace("-", ""),
-            tags=update.tags,
-            increment=update.increment,
-            increment_tags=update.increment_tags,
-        )
+        other = update.subscription_id.replace("-", "")
+        return msgspec.structs.replace(update, subscription_id=other)
 
-    monkeypatch.setattr(consumer.partition_work, "read", read_in_two_spellings)
+    monkeypatch.setattr(consumer.partition_work, "read_sealed", read_in_two_spellings)
     monkeypatch.setattr(consumer.partition_work, "check_ids", lambda *_: None)
     await case.accept(traffic(200))
     # One row a statement: Postgres would refuse to write one twice in the same.
@@ -345,11 +340,11 @@ async def test_a_record_that_nobody_was_promised_is_objected_to(case: Case) -> N
 async def test_a_good_update_in_the_dead_letter_topic_is_objected_to(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(value: bytes | None) -> Update:
+    def refuse(value: bytes | None) -> SealedUpdate:
         raise Rejected("It does not please.", reason="undecodable")
 
     await case.accept(traffic(3))
-    monkeypatch.setattr(consumer.partition_work, "read", refuse)
+    monkeypatch.setattr(consumer.partition_work, "read_sealed", refuse)
     await case.consume()
 
     verdict = await case.verdict()

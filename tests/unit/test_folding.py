@@ -1,10 +1,13 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.folding import RowChange, fold
-from shared.updates import Update
-from tests.records import body_of, pending_of, subscription, update_of
+from consumer.folding import RowChange, first_unreadable, fold
+from shared.errors import Rejected
+from shared.updates import Update, check_ids, read_sealed
+from tests.records import StubRecord, body_of, pending_in, pending_of, subscription, update_of
 from tests.unit.strategies import updates
+from tests.unit.test_updates import UNDECODABLE
 from verification.model import ModelRow
 from verification.model import model_of as model_of_bodies
 
@@ -64,10 +67,26 @@ def test_a_set_forgets_the_increments_before_it() -> None:
     assert change.increment_tags == {}
 
 
-def test_folding_leaves_the_updates_as_they_were() -> None:
-    first, second = update_of(tags={"a": 1}), update_of(tags={"a": 2}, increment_tags={"a": 1})
+@pytest.mark.parametrize("value", UNDECODABLE)
+def test_what_cannot_be_read_is_found_when_it_is_folded_at_the_latest(value: bytes | None) -> None:
+    def take_and_fold() -> None:
+        check_ids(read_sealed(value), 0)
+        fold([pending_in(StubRecord(0, value))])
 
-    fold_of([first, second])
+    with pytest.raises(Rejected) as caught:
+        take_and_fold()
 
-    assert first.tags == {"a": 1}
-    assert second.tags == {"a": 2}
+    assert caught.value.reason == "undecodable"
+
+
+def test_an_update_that_holds_what_none_may_hold_is_found() -> None:
+    good, nested = update_of(tags={"a": 1}), update_of(tags={"a": {"b": 1}})
+    pending = [pending_of(7, good), pending_of(8, nested), pending_of(9, good)]
+
+    with pytest.raises(Rejected, match="Expected"):
+        fold(pending)
+
+    place, rejected = first_unreadable(pending)
+    assert (place, rejected.reason) == (1, "undecodable")
+    assert "$.tags" in str(rejected)
+    assert fold(pending[:1]).tags == {"a": 1}

@@ -23,7 +23,15 @@ from shared.holds import (
     held_headers,
 )
 from shared.topology import partition_of
-from tests.records import APP, StubRecord, pending_of, record_of, subscription, update_of
+from tests.records import (
+    APP,
+    StubRecord,
+    pending_in,
+    pending_of,
+    record_of,
+    subscription,
+    update_of,
+)
 from tests.unit.test_partition_work import Setup, complete
 
 SUB = subscription(1)
@@ -222,10 +230,22 @@ def diverting(setup: Setup, state: HoldState = HoldState.HOLDING) -> tuple[Any, 
     return work, view
 
 
+def test_what_no_update_may_hold_is_not_held_back() -> None:
+    setup = Setup()
+    work, _ = diverting(setup)
+
+    work.receive(
+        [record_of(0, update_of(1, tags={"a": {"nested": 1}})), record_of(1, update_of(1))]
+    )
+
+    assert [record.offset for record, _ in setup.given_up] == [0]
+    assert [record.offset for record in setup.held] == [1]
+
+
 def released(offset: int) -> PendingUpdate:
     pending = pending_of(offset, update_of(1, tags={"n": offset}))
     record = ReleasedRecord(pending.record, topic="t", partition=0, offset=offset, headers=())
-    return PendingUpdate(record, pending.update, pending.size)
+    return pending_in(record)
 
 
 def offsets(setup: Setup) -> list[list[int]]:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from consumer.folding import fold
 from consumer.once import Judged, KeyUse, judge
 from consumer.subscription_queue import PendingUpdate
-from shared.updates import KEY_KNOWN_FOR_MS
-from tests.records import APP, StubRecord, once_of, subscription, update_of
+from shared.updates import ABSENT, KEY_KNOWN_FOR_MS, encode
+from tests.records import APP, StubRecord, once_of, pending_in, subscription, update_of
 
 DAY = KEY_KNOWN_FOR_MS
 
@@ -16,18 +16,12 @@ def sent(offset: int, key: int | None, body: int = 0, at_ms: int = 0) -> Pending
     """An update that counts one."""
     once = None if key is None else once_of(key, body)
     update = update_of(0, increment={"session_count": 1}, once=once)
-    return PendingUpdate(StubRecord(offset, b"", timestamp=at_ms), update, 0)
+    return pending_in(StubRecord(offset, encode(update), timestamp=at_ms))
 
 
 def use_of(pending: PendingUpdate) -> KeyUse:
-    assert pending.update.once is not None
-    return KeyUse(
-        APP,
-        subscription(0),
-        pending.update.once,
-        pending.record.offset,
-        pending.record.timestamp,
-    )
+    assert pending.once is not None
+    return KeyUse(APP, subscription(0), pending.once, pending.offset, pending.accepted_ms)
 
 
 def judged(pending: Sequence[PendingUpdate], *known: PendingUpdate) -> Judged:
@@ -66,7 +60,7 @@ def test_a_first_use_that_is_read_again_is_left_to_its_rows_position() -> None:
 def test_a_key_with_another_body_ends_the_fold_before_it() -> None:
     found = judged([sent(0, 1), sent(1, None), sent(2, 1, body=9), sent(3, None)])
 
-    assert [each.record.offset for each in found.updates] == [0, 1]
+    assert [each.offset for each in found.updates] == [0, 1]
     assert judged([sent(2, 1, body=9)], sent(0, 1)).updates == []
 
 
@@ -98,9 +92,9 @@ def test_it_does_not_matter_how_much_is_judged_at_once(
     while rest:
         found = judge(rest[: data.draw(st.integers(1, 4))], known)
         if not found.updates:
-            refused.append(rest.pop(0).record.offset)
+            refused.append(rest.pop(0).offset)
             continue
-        effective += [each.record.offset for each in found.updates if each.update.increment]
+        effective += [each.offset for each in found.updates if each.increment is not ABSENT]
         del rest[: len(found.updates)]
         known |= {(APP, subscription(0), use.once.key): use for use in found.first_uses}
 
@@ -112,15 +106,15 @@ def one_by_one(pending: Sequence[PendingUpdate]) -> tuple[list[int], list[int]]:
     first: dict[str, PendingUpdate] = {}
     effective, refused = [], []
     for each in pending:
-        once = each.update.once
+        once = each.once
         before = once and first.get(once.key)
-        if before and each.record.timestamp < before.record.timestamp + DAY:
+        if before and each.accepted_ms < before.accepted_ms + DAY:
             assert once is not None
-            assert before.update.once is not None
-            if once.body != before.update.once.body:
-                refused.append(each.record.offset)
+            assert before.once is not None
+            if once.body != before.once.body:
+                refused.append(each.offset)
             continue
-        effective.append(each.record.offset)
+        effective.append(each.offset)
         if once:
             first[once.key] = each
     return effective, refused

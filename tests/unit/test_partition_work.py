@@ -12,7 +12,7 @@ from consumer.partition_work import PartitionWork, Row
 from consumer.subscription_queue import QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected
 from shared.holds import HoldKey, HoldState, HoldView
-from tests.records import APP, StubRecord, pending_of, record_of, subscription, update_of
+from tests.records import APP, StubRecord, once_of, pending_of, record_of, subscription, update_of
 
 
 class Ready:
@@ -52,11 +52,11 @@ def records(first: int, count: int, numbers: int = 1_000_000) -> list[StubRecord
 def row_of(number: int, *offsets: int) -> Row:
     """Return a row of these updates, which its queue holds and its partition knows nothing of."""
     updates = [pending_of(offset, update_of(number)) for offset in offsets]
-    return Row(Setup().work(), SubscriptionQueue((APP, subscription(number)), updates), updates)
+    return Row.of(Setup().work(), SubscriptionQueue((APP, subscription(number)), updates), updates)
 
 
 def complete(work: PartitionWork, queue: SubscriptionQueue, count: int) -> None:
-    work.complete([Row(work, queue, queue.updates[:count])])
+    work.complete([Row.of(work, queue, queue.updates[:count])])
 
 
 def test_updates_of_one_subscription_share_a_queue_in_offset_order() -> None:
@@ -136,6 +136,20 @@ def test_an_unreadable_record_is_given_up_and_holds_up_nobody() -> None:
     work.complete_records([broken])
     assert work.committable == 3
     assert (setup.budget.records, setup.budget.bytes) == (0, 0)
+
+
+def test_what_has_an_idempotency_key_is_read_as_a_whole() -> None:
+    setup = Setup()
+    tags = {"a": {"nested": 1}}
+
+    setup.work().receive(
+        [
+            record_of(0, update_of(tags=tags)),
+            record_of(1, update_of(tags=tags, once=once_of(1))),
+        ]
+    )
+
+    assert [(record.offset, why.reason) for record, why in setup.given_up] == [(1, "undecodable")]
 
 
 def test_ids_are_looked_at_where_a_subscription_has_no_queue_yet() -> None:

@@ -3,6 +3,7 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -451,6 +452,66 @@ class TellingNothingStore(FakeStore):
 
     async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[None]:
         return [None for _ in changes]
+
+
+async def test_what_no_update_may_hold_is_given_up_in_its_turn() -> None:
+    shard = Shard()
+    good = [update_of(n % 3, tags={"n": n}) for n in range(30)]
+    nested = msgspec.structs.replace(good[13], tags={"n": {"nested": 1}})
+    shard.receive(*good[:13], nested, *good[14:])
+
+    await shard.settle()
+
+    assert shard.graveyard.reasons == {13: "undecodable"}
+    assert [shard.store.rows[APP, subscription(n)].tags["n"] for n in range(3)] == [27, 28, 29]
+    assert shard.writer.counts.updates_applied == 29
+    assert shard.work.committable == 30
+
+
+@pytest.mark.parametrize("saturation", [False, True])
+async def test_what_no_update_may_hold_counts_with_what_is_written_beside_it(
+    saturation: bool,
+) -> None:
+    nested = {"n": {"nested": 1}}
+    shard = Shard()
+    shard.store.outage = Transient("It does not.", saturation=saturation)
+    shard.receive(*[update_of(n, tags={"n": n} if n % 50 else nested) for n in range(1_000)])
+
+    async with asyncio.timeout(10), shard.running():
+        while len(shard.store.statements) < 30:
+            await asyncio.sleep(0)
+        assert shard.graveyard.offsets == []
+        shard.store.outage = None
+        await shard.work.idle.wait()
+
+    assert not shard.work.stopped
+    assert sorted(shard.graveyard.offsets) == list(range(0, 1_000, 50))
+    assert len(shard.store.rows) == 980
+
+
+async def test_a_flush_that_asks_the_shard_nothing_says_nothing_about_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shard = Shard(rows=1)
+    outage = shard.store.outage = Transient("It is down.")
+    successes: list[Transient | None] = []
+    succeeded = shard.writer.breaker.succeeded
+
+    def note() -> None:
+        successes.append(shard.store.outage)
+        succeeded()
+
+    monkeypatch.setattr(shard.writer.breaker, "succeeded", note)
+    shard.receive(*[update_of(n, tags={"n": {"nested": 1}} if n else {"n": 0}) for n in range(4)])
+
+    async with asyncio.timeout(10), shard.running(1):
+        while len(shard.graveyard.offsets) < 3:
+            await asyncio.sleep(0)
+        shard.store.outage = None
+        await shard.work.idle.wait()
+
+    assert outage not in successes
+    assert shard.work.committable == 4
 
 
 async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
