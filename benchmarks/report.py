@@ -63,7 +63,10 @@ def _head(session: Session) -> Iterator[str]:
         yield machine if len(machines) == 1 else f"{', '.join(parts)}: {machine}"
         yield ""
     yield from _table(
-        ("measured", "when", "commit", "kernel", "load average before", "spans received"),
+        (
+            *("measured", "when", "commit", "kernel", "load average before"),
+            *("10 million additions in Python, s", "spans received"),
+        ),
         [
             (
                 ", ".join(facts["parts"]),
@@ -71,6 +74,7 @@ def _head(session: Session) -> Iterator[str]:
                 facts["commit"] or "unknown",
                 facts["kernel"],
                 str(facts["load_average_before"][0]),
+                str(facts.get("additions_s", "")),
                 _spans(facts),
             )
             for facts in sittings

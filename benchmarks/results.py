@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -156,6 +157,7 @@ def facts(arguments: Sequence[str]) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / MIB / 1024, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "load_average_before": [round(each, 1) for each in os.getloadavg()],
+        "additions_s": _additions_s(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "commit": _output("git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"),
@@ -169,6 +171,15 @@ def facts(arguments: Sequence[str]) -> dict[str, Any]:
         },
         "environment": {name: os.environ.get(name, "") for name in ("ARM", "LOAD", "REPEATS")},
     }
+
+
+def _additions_s() -> float:
+    """Return how long ten million additions take, since the same machine is not always as fast."""
+    started = time.perf_counter()
+    total = 0
+    for number in range(10_000_000):
+        total += number
+    return round(time.perf_counter() - started, 2)
 
 
 def _cpu() -> str:
