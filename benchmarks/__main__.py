@@ -217,7 +217,9 @@ def _keep(session: Session, loads: Sequence[str], runs: Sequence[Run]) -> None:
 
 
 def _explain(arms: Sequence[Arm], loads: Sequence[str]) -> None:
-    for arm in arms if loads else ():
+    if not loads:
+        return
+    for arm in arms:
         _say(f"{arm.name:14} {arm.meaning}")
     for load in loads:
         _say(f"{load:14} {LOADS[load].meaning}")

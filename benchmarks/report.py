@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 from matplotlib import rcParams
@@ -93,7 +92,9 @@ def _head(session: Session) -> Iterator[str]:
 def _summary(session: Session) -> Iterator[str]:
     """Say in a sentence how it compares with what a user would pick instead."""
     found = {load: to_best_peer(load)(session) for load in LOADS}
-    ratios = [f"{number(median(each))} x on *{load}*" for load, each in found.items() if each]
+    ratios = [
+        f"{number(Spread.of(each).median)} x on *{load}*" for load, each in found.items() if each
+    ]
     if ratios:
         yield f"One consumer's rate to Parallel Consumer's at its strongest: {', '.join(ratios)}."
         yield ""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.arms.tidemark import TIDEMARK
 from benchmarks.latency.measure import is_invalid
-from benchmarks.measure import Run
+from benchmarks.measure import Run, Spread
 from benchmarks.results import Session
 
 _BATCH_PER_S: Final = 60_000
@@ -36,11 +36,11 @@ class Target:
         bound = f"{'at most' if self.at_most else 'at least'} {self.least:,g}{self.unit}"
         if not found:
             return self.what, bound, "not measured", ""
-        middle = median(found)
-        met = middle <= self.least if self.at_most else middle >= self.least
-        verdict = "met" if met else f"{middle / self.least:.0%} of it"
-        spread = f" ({number(min(found))}-{number(max(found))})" if len(found) > 1 else ""
-        return self.what, bound, f"{number(middle)}{self.unit}{spread}", verdict
+        spread = Spread.of(found)
+        met = spread.median <= self.least if self.at_most else spread.median >= self.least
+        verdict = "met" if met else f"{spread.median / self.least:.0%} of it"
+        ends = f" ({number(spread.low)}-{number(spread.high)})" if len(found) > 1 else ""
+        return self.what, bound, f"{number(spread.median)}{self.unit}{ends}", verdict
 
 
 def number(value: float) -> str:

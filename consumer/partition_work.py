@@ -131,7 +131,7 @@ class PartitionWork:
         for record in records:
             record_size = size_of(record)
             try:
-                pending, queue = self._read(record, record_size)
+                pending, queue = self._read(record, record_size, is_held=diverts)
             except Rejected as rejected:
                 if not self._unreadable_guard.let_go(1, good=good):
                     break
@@ -153,14 +153,18 @@ class PartitionWork:
             self._stop()
         return len(offsets)
 
-    def _read(self, record: Record, size: int) -> tuple[PendingUpdate, SubscriptionQueue | None]:
+    def _read(
+        self, record: Record, size: int, *, is_held: bool
+    ) -> tuple[PendingUpdate, SubscriptionQueue | None]:
         """Return the update that a record holds, and its queue if it has one.
+
+        `is_held` says that it may be held back.
 
         Raises:
             Rejected: it holds none, or one that is of another partition.
         """
         update = read_sealed(record.value)
-        if update.once is not None or self.diversion.is_active:
+        if is_held or update.once is not None:
             read(record.value)  # what is judged by a key, or held back, has to be one in whole
         key = (update.app_id, update.subscription_id)
         queue = self._queues.get(key)

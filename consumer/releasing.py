@@ -259,7 +259,7 @@ class Release:
         if found is None:
             return None
         try:
-            decode(record.value, self._work.partition)
+            decode(record.value, self._work.partition)  # in whole, as before it was held back
             update = read_sealed(record.value)
         except Rejected:
             return None

@@ -133,6 +133,7 @@ class _Left:
 
     refused: list[_Refused] = field(default_factory=list)
     unreadable: list[_Refused] = field(default_factory=list)
+    """Refused for what they hold, before the shard was asked."""
     reused: list[_Refused] = field(default_factory=list)
     locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from aiokafka.consumer.fetcher import PartitionRecords
 from pydantic import SecretStr
 
 from deploy.local.stack import LocalStack
@@ -16,6 +17,12 @@ from shared.settings import KafkaSettings
 def pytest_configure() -> None:
     # A run that is told to end takes its broker and shards with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _clients_make_their_own_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer in this process changes what all of them make; no longer than its test lasts."""
+    monkeypatch.setattr(PartitionRecords, "_consumer_record", PartitionRecords._consumer_record)
 
 
 @pytest.fixture(scope="session")

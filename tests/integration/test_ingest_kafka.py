@@ -119,6 +119,7 @@ async def test_a_record_is_where_its_receipt_says(kafka_settings: KafkaSettings)
         assert record.key == app.encode()
         assert record.partition == partition_of(app)
         assert before_ms <= record.timestamp <= after_ms
+        assert record.timestamp_type == 0
         assert record.headers == ()
         assert (update.app_id, update.subscription_id) == (app, subscription(number))
         assert update.tags == {"n": number}

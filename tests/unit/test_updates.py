@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from shared.errors import Rejected
-from shared.updates import Update, decode, encode
+from shared.updates import SealedUpdate, Update, decode, encode
 from tests.records import APP, once_of, subscription, update_of
 from tests.unit.strategies import updates
 
@@ -29,6 +29,10 @@ def test_an_idempotency_key_is_beside_the_update() -> None:
 
     assert json.loads(value)["once"] == {"key": f"{1:032x}", "body": f"{2:032x}"}
     assert decode(value, 0) == update
+
+
+def test_what_is_sealed_has_the_fields_of_what_is_not() -> None:
+    assert SealedUpdate.__struct_fields__ == Update.__struct_fields__
 
 
 UNDECODABLE = [
