@@ -11,6 +11,25 @@ from shared.errors import Rejected
 _PARTS: Final = 8
 """Into how many a fold is cut at once: most have no more updates, and are asked about once."""
 
+_NUL: Final = b"\\u0000"
+
+
+def has_nul(updates: Sequence[PendingUpdate]) -> bool:
+    """Whether JSON of one of them may hold a NUL, of which Postgres keeps none.
+
+    Nothing else is known that it refuses of what was read as an update, so this is where to look
+    first. It is no judgement: Postgres says what it refuses, and may find more.
+    """
+    for update in updates:
+        value = update.record.value
+        if value is not None and _NUL in value:
+            return True
+    return False
+
+
+def _whatever_it_holds(_: Sequence[PendingUpdate]) -> bool:
+    return True
+
 
 @dataclass(slots=True, eq=False)
 class Question:
@@ -22,6 +41,8 @@ class Question:
 
     ask: Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
     with_older: bool = False
+    suspects: Callable[[Sequence[PendingUpdate]], bool] = _whatever_it_holds
+    """Whether a fold is worth asking about before a write of it was refused."""
     rows_left: int = 0
     """About how many more rows to ask before they are written, since some were refused lately."""
 
@@ -46,7 +67,7 @@ async def first_refused(
         Rejected: the question itself is refused.
         Transient: the shard cannot tell now.
     """
-    judged = await question.ask(changes)
+    judged = await question.ask(changes) if changes else []
     searches = [
         _Search(updates, question.with_older, 0, len(updates), rejected) if rejected else None
         for updates, rejected in zip(folds, judged, strict=True)

@@ -19,7 +19,7 @@ from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork, Row
-from consumer.refusals import Question, Refusal, first_refused
+from consumer.refusals import Question, Refusal, first_refused, has_nul
 from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
@@ -209,7 +209,7 @@ class ShardWriter:
         self._being_retried = 0
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
         self._questions = (
-            Question(store.find_unreadable),
+            Question(store.find_unreadable, suspects=has_nul),
             Question(store.find_overfull, with_older=True),
         )
         self._saturated = 0
@@ -414,11 +414,13 @@ class ShardWriter:
     ) -> None:
         """Write rows, but ask beforehand those questions that found something lately.
 
-        That costs less than a statement that is refused, and then the question.
+        Of those rows only that it may be about: that costs less than a statement that is refused,
+        and then the question about all.
         """
         for place, question in enumerate(questions, 1):
             if folded and question.rows_left > 0:
-                refusals = await self._find_refused(folded, question)
+                suspected = [question.suspects(each.row.updates) for each in folded]
+                refusals = await self._find_refused(folded, question, suspected)
                 if any(refusals):
                     rest = questions[place:]
                     await self._write_accepted(folded, refusals, question, left, rest)
@@ -535,7 +537,7 @@ class ShardWriter:
             return
         unreadable, overfull = self._questions
         question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
-        refusals = await self._find_refused(folded, question)
+        refusals = await self._find_refused(folded, question, [True] * len(folded))
         if any(refusals):
             await self._write_accepted(folded, refusals, question, left, ())
         # Otherwise it is of a kind that only shows when it is tried.
@@ -550,14 +552,20 @@ class ShardWriter:
                 await self._write([Row.of(row.work, row.queue, younger)], left)
 
     async def _find_refused(
-        self, folded: Sequence[_Folded], question: Question
+        self, folded: Sequence[_Folded], question: Question, suspected: Sequence[bool]
     ) -> Sequence[Refusal | None]:
         """Say of each row which of its updates is the first that is refused, if it can be asked."""
         rows = self.pace.rows
+        asked_about = list(compress(folded, suspected))
         try:
-            refusals = await first_refused(
-                [each.row.updates for each in folded], [each.change for each in folded], question
+            found = iter(
+                await first_refused(
+                    [each.row.updates for each in asked_about],
+                    [each.change for each in asked_about],
+                    question,
+                )
             )
+            refusals = [next(found) if is_suspected else None for is_suspected in suspected]
         except Rejected:
             refusals = [None] * len(folded)
         if any(refusals):

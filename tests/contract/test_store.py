@@ -17,7 +17,7 @@ from consumer.store import APPLIED_BEFORE, APPLY, Applied, ShardStore, open_stor
 from shared.errors import Rejected, Transient
 from shared.settings import ShardDirectory
 from shared.topology import ShardMap
-from shared.updates import Update
+from shared.updates import Scalar, Update
 from tests.fake_store import NUL, FakeStore
 from tests.records import APP, body_of, once_of, pending_of, subscription, update_of
 from verification.model import model_of
@@ -394,6 +394,28 @@ class StoreContract:
         )
 
         assert found == [None, ("refused", "22P05"), None, ("refused", "22P05")]
+
+    @pytest.mark.parametrize(
+        "scalar",
+        [
+            1.7976931348623157e308,
+            5e-324,
+            -0.0,
+            10**4300 - 1,
+            "\x01\x1f\x7f\uffff\ufffe\U0010ffff",
+            "\\u0000",
+            "x" * 100_000,
+        ],
+    )
+    async def test_the_most_unusual_that_an_update_may_hold_is_readable(
+        self, shard: Shard, scalar: Scalar
+    ) -> None:
+        """So a NUL is all that needs to be suspected."""
+        name = scalar[:50] if isinstance(scalar, str) else "a"
+        change = change_of(1, update_of(1, tags={name: scalar}))
+
+        assert await shard.find_unreadable(change) == [None]
+        await shard.apply(change)
 
     async def test_what_makes_its_row_overfull_is_found(self, shard: Shard) -> None:
         await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(199)})))

@@ -414,7 +414,7 @@ async def test_many_poisoned_updates_of_a_flush_take_no_more_statements_than_one
     await shard.settle()
 
     assert set(shard.graveyard.offsets) == poisoned
-    assert [len(changes) for changes in shard.store.judged] == [64, 3 * 7, 2]
+    assert [len(changes) for changes in shard.store.judged] == [64, 3 * 7]
     assert [len(changes) for changes in shard.store.statements] == [64, 63, 2]
     counted = [shard.store.rows[APP, subscription(n)].properties["n"] for n in range(64)]
     assert counted == [7 if n in {41, 50, 63} else 8 for n in range(64)]
@@ -432,8 +432,40 @@ async def test_where_updates_are_refused_lately_no_statement_is_tried_in_vain() 
         await shard.settle()
 
     assert refused == 1 + 10
-    assert len(shard.store.judged) == 10 + 2
+    assert [len(changes) for changes in shard.store.judged] == [4, 1, 1, 1, 1]
     assert len(shard.store.statements) == refused + 10
+
+
+class OddStore(FakeStore):
+    """Also refuses what no other Postgres is known to refuse, so that nobody suspects it."""
+
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        if any("odd" in change.tags for change in changes):
+            self.statements.append(list(changes))
+            raise Rejected("Odd.", reason="refused", sqlstate="22000")
+        return await super().apply(changes, first_uses)
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        odd = Rejected("Odd.", reason="refused", sqlstate="22000")
+        judged = await super().find_unreadable(changes)
+        return [
+            odd if "odd" in change.tags else each
+            for change, each in zip(changes, judged, strict=True)
+        ]
+
+
+async def test_what_nobody_suspects_is_found_once_it_was_refused() -> None:
+    shard = Shard(OddStore())
+    for first in range(0, 40, 10):
+        bad = [update_of(1, tags={"bad": NUL}), update_of(2, tags={"odd": 1})]
+        shard.receive(update_of(0), *bad, *[update_of(n) for n in range(3, 10)], first=first)
+        await shard.settle()
+
+    assert sorted(shard.graveyard.offsets) == [1, 2, 11, 12, 21, 22, 31, 32]
+    assert [len(changes) for changes in shard.store.judged] == [10, *([1, 9] * 3)]
+    assert [len(changes) for changes in shard.store.statements] == [10, 8, *([9, 8] * 3)]
 
 
 async def test_a_row_is_filled_up_to_its_last_tag() -> None:
