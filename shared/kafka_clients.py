@@ -18,6 +18,7 @@ from aiokafka.errors import (
 from aiokafka.helpers import create_ssl_context
 
 from shared.errors import Misconfigured, Transient
+from shared.kafka_connections import outlive_closed_connections
 from shared.settings import KafkaSettings
 from shared.topology import PARTITIONS
 
@@ -44,6 +45,7 @@ def client_options(kafka: KafkaSettings, client_id: str) -> dict[str, Any]:
     Raises:
         Misconfigured: a certificate or key file cannot be loaded.
     """
+    outlive_closed_connections()
     options: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap_servers,
         "client_id": client_id,
