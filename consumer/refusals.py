@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from consumer.folding import RowChange, fold
 from consumer.subscription_queue import PendingUpdate
 from shared.errors import Rejected
@@ -12,23 +14,29 @@ _PARTS: Final = 8
 """Into how many a fold is cut at once: most have no more updates, and are asked about once."""
 
 _NUL: Final = b"\\u0000"
+_encode_lines: Final = msgspec.json.Encoder().encode_lines
 
 
-def has_nul(updates: Sequence[PendingUpdate]) -> bool:
-    """Whether JSON of one of them may hold a NUL, of which Postgres keeps none.
+def may_hold_nul(changes: Sequence[RowChange]) -> Sequence[bool]:
+    """Say of each change whether it may hold a NUL, of which Postgres keeps none.
 
-    Nothing else is known that it refuses of what was read as an update, so this is where to look
-    first. It is no judgement: Postgres says what it refuses, and may find more.
+    Nothing else is known that it refuses of JSON that was read as an update, so this is where to
+    look first. It is no judgement: Postgres says what it refuses, and may find more. In changes,
+    since records were not looked at for a while, so that it takes longer to have them at hand.
     """
-    for update in updates:
-        value = update.record.value
-        if value is not None and _NUL in value:
-            return True
-    return False
+    lines = _encode_lines(
+        [
+            (each.tags or None, each.increment_tags or None, each.properties or None)
+            for each in changes
+        ]
+    )
+    if _NUL not in lines:
+        return [False] * len(changes)
+    return [_NUL in line for line in lines.splitlines()]
 
 
-def _whatever_it_holds(_: Sequence[PendingUpdate]) -> bool:
-    return True
+def _all_of(changes: Sequence[RowChange]) -> Sequence[bool]:
+    return [True] * len(changes)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +49,8 @@ class Question:
 
     ask: Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
     with_older: bool = False
-    suspects: Callable[[Sequence[PendingUpdate]], bool] = _whatever_it_holds
-    """Whether a fold is worth asking about before a write of it was refused."""
+    suspects: Callable[[Sequence[RowChange]], Sequence[bool]] = _all_of
+    """Which changes are worth asking about before a write of them was refused."""
     rows_left: int = 0
     """About how many more rows to ask before they are written, since some were refused lately."""
 

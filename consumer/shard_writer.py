@@ -19,7 +19,7 @@ from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork, Row
-from consumer.refusals import Question, Refusal, first_refused, has_nul
+from consumer.refusals import Question, Refusal, first_refused, may_hold_nul
 from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
@@ -209,7 +209,7 @@ class ShardWriter:
         self._being_retried = 0
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
         self._questions = (
-            Question(store.find_unreadable, suspects=has_nul),
+            Question(store.find_unreadable, suspects=may_hold_nul),
             Question(store.find_overfull, with_older=True),
         )
         self._saturated = 0
@@ -346,7 +346,7 @@ class ShardWriter:
             self._ready.extendleft(reversed(again))
         else:
             self._ready.extend(again)
-        if again:
+        if self._ready:
             self._has_ready.set()
         else:
             self._forget_if_none_waits()
@@ -419,7 +419,7 @@ class ShardWriter:
         """
         for place, question in enumerate(questions, 1):
             if folded and question.rows_left > 0:
-                suspected = [question.suspects(each.row.updates) for each in folded]
+                suspected = question.suspects([each.change for each in folded])
                 refusals = await self._find_refused(folded, question, suspected)
                 if any(refusals):
                     rest = questions[place:]
@@ -643,7 +643,9 @@ class ShardWriter:
         self.counts.updates_dead_lettered += 1
         work.complete([Row.of(work, queue, [update])])
         queue.state = QueueState.WRITING
-        self.add_ready(work, work.release([queue]))
+        self._ready.extend([(work, each) for each in work.release([queue])])
+        if self._ready and not self._under_way:  # or the end of a flush has more written with it
+            self._has_ready.set()
 
     async def forget_uses(self, before_ms: Mapping[int, int]) -> None:
         """Forget first uses of keys that were accepted before a time given by partition."""

@@ -637,6 +637,30 @@ async def test_two_reasons_at_once_are_told_apart() -> None:
     assert shard.work.committable == 24
 
 
+async def test_what_waited_behind_a_dead_letter_is_written_when_a_flush_has_ended() -> None:
+    store = GatedStore()
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running():
+        shard.receive(update_of(0, tags={"bad": NUL}), update_of(0, tags={"n": 1}), update_of(1))
+        await store.started.acquire()
+        store.gate.release()  # refused
+        await store.started.acquire()
+        shard.receive(update_of(2), first=3)
+        await store.started.acquire()
+        store.gate.release()  # without what is refused
+        while shard.graveyard.offsets != [0]:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        written_meanwhile = set(store.being_written)
+        for _ in range(2):
+            store.gate.release()
+        await shard.work.idle.wait()
+
+    assert written_meanwhile == {subscription(2)}
+    assert store.rows[APP, subscription(0)].tags == {"n": 1}
+
+
 async def test_a_fold_that_is_cut_keeps_the_keys_of_what_is_written() -> None:
     shard = Shard()
     one = update_of(0, increment={"session_count": 1}, once=once_of(1))
