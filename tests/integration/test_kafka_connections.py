@@ -31,3 +31,22 @@ def test_one_that_uvloop_has_closed_is_a_broken_one(kafka_settings: KafkaSetting
             await client.close()
 
     uvloop.run(scenario())
+
+
+async def test_another_fault_is_not_taken_for_a_closed_connection(
+    kafka_settings: KafkaSettings,
+) -> None:
+    class Unsupported:
+        def prepare(self, _: object) -> None:
+            raise NotImplementedError
+
+    client = AIOKafkaClient(**client_options(kafka_settings, "unsupported"))
+    await client.bootstrap()
+    try:
+        (broker,) = (node.nodeId for node in client.cluster.brokers())
+        with pytest.raises(NotImplementedError):
+            await client.send(broker, Unsupported())
+
+        assert await client.send(broker, MetadataRequest([]))
+    finally:
+        await client.close()
