@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from consumer.folding import RowChange
 from consumer.once import KeyUse, KnownUses
 from shared.errors import Rejected, Transient
-from shared.settings import POSTGRES_MIN
+from shared.settings import ENCODING, POSTGRES_MIN
 from shared.topology import partition_of
 from shared.updates import Once
 
@@ -273,7 +273,7 @@ async def open_store(
         timeout=connect_timeout_s,
         # The server ends a statement first, which frees its backend; this is for one that hangs.
         command_timeout=statement_timeout_s + _SERVER_FIRST_S,
-        init=_check_version,
+        init=_check_server,
         # Writes leave no state in the session, so there is none to reset after each.
         reset=_leave_as_is,
         server_settings=name if pooled else name | timeouts,
@@ -292,11 +292,16 @@ async def open_store(
         pool.terminate()
 
 
-async def _check_version(connection: Any) -> None:
+async def _check_server(connection: Any) -> None:
     major = connection.get_server_version().major
     if major < POSTGRES_MIN:
         raise Transient(
             f"It is Postgres {major}; upgrade it to {POSTGRES_MIN} or later.", any_input=True
+        )
+    encoding = connection.get_settings().server_encoding
+    if encoding != ENCODING:
+        raise Transient(
+            f"Its database is in {encoding}; create it with ENCODING '{ENCODING}'.", any_input=True
         )
 
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from operator_cli.shard_connections import Connection, connected, raise_failures
 from shared.errors import Misconfigured
-from shared.settings import POSTGRES_MIN
+from shared.settings import ENCODING, POSTGRES_MIN
 
 _FILE_NAME: Final = re.compile(
     r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?P<concurrently>\.concurrently)?\.sql"
@@ -123,6 +123,11 @@ async def _migrate_shard(
         if server.major < POSTGRES_MIN:
             raise Misconfigured(
                 f"{shard} is Postgres {server.major}; upgrade it to {POSTGRES_MIN} or later."
+            )
+        encoding = connection.get_settings().server_encoding
+        if encoding != ENCODING:
+            raise Misconfigured(
+                f"The database of {shard} is in {encoding}; create it with ENCODING '{ENCODING}'."
             )
         async with connection.transaction(readonly=True):
             done = await applied_migrations(connection)

@@ -25,6 +25,9 @@ from shared.topology import Shard, ShardMap
 POSTGRES_MIN: Final = 16
 """The first major version that can say of JSON whether it is any, without an error."""
 
+ENCODING: Final = "UTF8"
+"""Of a shard's database; another could not hold all that customers send."""
+
 
 class FrozenModel(BaseModel):
     """A value that is read once and never changed; unknown names are refused."""

@@ -602,6 +602,14 @@ class TestShardStore(StoreContract):
 
         assert caught.value.any_input
 
+    async def test_a_database_in_another_encoding_is_not_written(
+        self, shard: Shard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("consumer.store.ENCODING", "UTF16")
+
+        with pytest.raises(Transient, match="is in UTF8; create it with ENCODING 'UTF16'"):
+            await shard.apply(change_of(0, update_of(1)))
+
     async def test_a_connection_that_was_ended_while_idle_is_replaced(
         self, databases: Mapping[str, SecretStr]
     ) -> None:

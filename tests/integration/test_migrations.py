@@ -187,6 +187,22 @@ async def test_a_server_that_is_too_old_is_for_a_human_to_upgrade(
         await migrate(empty_databases)
 
 
+async def test_a_database_in_another_encoding_is_for_a_human_to_make_anew(
+    databases: Dsns,
+) -> None:
+    utf8 = databases["shard-0"].get_secret_value()
+    await query(
+        databases["shard-0"],
+        "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'",
+    )
+    latin = SecretStr(urlsplit(utf8)._replace(path="/latin").geturl())
+    try:
+        with pytest.raises(Misconfigured, match="of shard-0 is in LATIN1; create it with"):
+            await migrate({**databases, "shard-0": latin})
+    finally:
+        await query(databases["shard-0"], "DROP DATABASE latin WITH (FORCE)")
+
+
 async def test_a_wrong_password_is_for_a_human_to_put_right(databases: Dsns) -> None:
     dsn = databases["shard-1"].get_secret_value()
     user_and_password, _, rest = dsn.partition("@")
