@@ -17,31 +17,35 @@ from benchmarks.arms.batch_loop import BatchLoop
 from benchmarks.arms.ceiling import Ceiling
 from benchmarks.arms.parallel_consumer import MODES, STRONGEST, ParallelConsumer
 from benchmarks.arms.plain_loop import PlainLoop
-from benchmarks.arms.tidemark import Tidemark
+from benchmarks.arms.tidemark import TIDEMARK, Tidemark
 from benchmarks.collector import collector
 from benchmarks.ingest.measure import Ingest
 from benchmarks.ingest.measure import missing as ingest_missing
 from benchmarks.latency.measure import Latency
 from benchmarks.loads import FULL, LOADS, ROWS, SHORTEST
 from benchmarks.measure import Run
-from benchmarks.results import HTTP, Session, latest
+from benchmarks.results import HTTP, REPORTED, Session, latest
 from benchmarks.stack import bench_stack
 from benchmarks.targets import print_ratios
 from benchmarks.throughput import Throughput
+from consumer.settings import ConsumerSettings
+from deploy.local.layout import CHECKOUT
 from deploy.local.stack import LocalStack
 from shared.errors import Misconfigured, Transient
+from shared.usage import variable_names
 
 _EXAMPLES: Final = """\
 examples:
   python -m benchmarks                                  everything; takes hours
-  python -m benchmarks quick                            the key ratios, in a few minutes
+  python -m benchmarks quick                            distinct and half-hot once, in minutes
   python -m benchmarks run --arm tidemark --arm pc-unnest --load zipf --repeats 3
   python -m benchmarks run --arm tidemark --profile     and a flame graph of its peak (py-spy)
   python -m benchmarks run --arm tidemark --beside ../other-checkout --load distinct
   python -m benchmarks run --go-on benchmarks/results.json   what a run that was ended lacks
   python -m benchmarks report                           RESULTS.md and plots from the last run
 
-ARM, LOAD and REPEATS of the environment stand for options that are not given."""
+The arms http, latency, soak and scaling have loads of their own, and are left out where only a load
+is named. ARM, LOAD and REPEATS of the environment stand for options that are not given."""
 _DEFAULT_REPEATS: Final = 5
 _QUICK_LOADS: Final = ("distinct", "half-hot")
 _LATENCY: Final = "latency"
@@ -61,15 +65,9 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
             raise Misconfigured(f"{path} is no checkout of Tidemark: it has no consumer.")
     arms: list[Arm] = [
         Tidemark(profile=options.profile),
-        *(
-            Tidemark(name=path.resolve().name, checkout=path.resolve(), profile=options.profile)
-            for path in beside
-        ),
+        *(Tidemark(name=path.resolve().name, checkout=path.resolve()) for path in beside),
         *(_variant(text) for text in options.variant),
-        *(ParallelConsumer(mode) for mode in MODES),
-        BatchLoop(),
-        PlainLoop(),
-        Ceiling(),
+        *_peers(),
     ]
     wanted: list[str] = options.arm or _words("ARM")
     unknown = set(wanted) - {arm.name for arm in arms} - set(_NOT_ARMS)
@@ -81,12 +79,23 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
     return [arm for arm in arms if not wanted or arm.name in wanted or arm.name in added]
 
 
+def _peers() -> list[Arm]:
+    return [*(ParallelConsumer(mode) for mode in MODES), BatchLoop(), PlainLoop(), Ceiling()]
+
+
 def _variant(text: str) -> Tidemark:
     name, _, settings = text.partition(":")
     pairs = [pair.partition("=") for pair in settings.split(",")]
     if not name or not all(value for _, _, value in pairs):
         raise Misconfigured(f"{text} is no variant; write NAME:IN_FLIGHT__RECORDS_MAX=20000.")
-    return Tidemark(name=name, settings={f"TIDEMARK_{key}": value for key, _, value in pairs})
+    values = {f"TIDEMARK_{key}": value for key, _, value in pairs}
+    unknown = sorted(values.keys() - variable_names(ConsumerSettings))
+    if unknown:
+        raise Misconfigured(
+            f"Consumers read no {', '.join(unknown)}; `python -m consumer --help` lists what they "
+            "do."
+        )
+    return Tidemark(name=name, settings=values)
 
 
 def _loads(options: argparse.Namespace) -> list[str]:
@@ -99,9 +108,22 @@ def _loads(options: argparse.Namespace) -> list[str]:
     return wanted
 
 
+def _parts(wanted: Sequence[str], *, alone: bool) -> list[str]:
+    """Return what has loads of its own: what is named, or all where nothing is and no load is."""
+    if wanted:
+        return [part for part in _NOT_ARMS if part in wanted]
+    return [] if alone else list(_NOT_ARMS)
+
+
 def run(options: argparse.Namespace) -> int:
     """Measure arms on loads, by turns, and keep the results."""
     wanted: list[str] = options.arm or _words("ARM")
+    loads: list[str] = options.load or _words("LOAD")
+    so_far = Session.read(options.go_on) if options.go_on else None
+    if so_far:
+        _of_all_rows(options.go_on, so_far)
+    if loads and wanted and not so_far and not set(wanted) - set(_NOT_ARMS):
+        raise Misconfigured(f"{', '.join(wanted)} has loads of its own; leave out {loads[0]}.")
     if options.go_on and set(wanted) - set(_NOT_ARMS):
         raise Misconfigured(
             "--go-on measures a load with all arms, or its table would lack some; name only "
@@ -113,14 +135,14 @@ def run(options: argparse.Namespace) -> int:
         [[load] for load in _loads(options)],
         repeats=options.repeats,
         records=options.records,
-        parts=[part for part in _NOT_ARMS if not wanted or part in wanted],
-        so_far=Session.read(options.go_on) if options.go_on else None,
-        anew={*wanted, *(options.load or _words("LOAD"))},
+        parts=_parts(wanted, alone=bool(loads) and not options.go_on),
+        so_far=so_far,
+        anew={*wanted, *loads},
     )
 
 
 def quick(options: argparse.Namespace) -> int:
-    """Measure the key ratios once."""
+    """Measure Tidemark, the ceiling and Parallel Consumer once on distinct and on half-hot."""
     peer = ParallelConsumer(STRONGEST, slow_records_max=SHORTEST)
     arms: list[Arm] = [Tidemark(), Ceiling(), peer]
     status = _measure(
@@ -139,16 +161,32 @@ def quick(options: argparse.Namespace) -> int:
     return status
 
 
+def _of_all_rows(path: Path, session: Session) -> None:
+    if session.rows != ROWS:
+        raise Misconfigured(
+            f"{path} is of {session.rows:,} rows, as `quick` takes; a report is of {ROWS:,}."
+        )
+
+
 def report(options: argparse.Namespace) -> int:
-    """Write RESULTS.md and its plots."""
+    """Write RESULTS.md and its plots; not if they would lose what they have, unless told to."""
     path: Path | None = options.results or latest()
     if path is None:
-        raise Misconfigured("There are no results yet; `python -m benchmarks` makes some.")
+        raise Misconfigured("There are no results yet; `make bench` makes some, in hours.")
     from benchmarks.report import write_report  # noqa: PLC0415 - only this draws
 
     session = Session.read(path)
     if not session.parts:
         raise Misconfigured(f"{path} is of a run that was ended before it measured anything.")
+    if options.results is None and REPORTED.exists():
+        lost = Session.read(REPORTED).measured - session.measured
+        if lost:
+            raise Misconfigured(
+                f"{path.name} lacks {min(lost)}{' and others' if len(lost) > 1 else ''}, which the "
+                f"report has; measure with `run --go-on {REPORTED.relative_to(CHECKOUT)}` what is "
+                "to be added to that, or name the file to do without."
+            )
+    _of_all_rows(path, session)
     write_report(session)
     return 0
 
@@ -165,7 +203,7 @@ def _measure(
     so_far: Session | None = None,
     anew: Collection[str] = (),
 ) -> int:
-    session = so_far or Session(seed=options.seed)
+    session = so_far or Session(seed=options.seed, rows=rows)
     whole = session.parts - set(anew)
     parts = [part for part in parts if part not in whole]
     http_missing = ingest_missing() if HTTP in parts else None
@@ -279,10 +317,17 @@ def _parser() -> argparse.ArgumentParser:
     repeats = os.environ.get("REPEATS") or str(_DEFAULT_REPEATS)  # read as an option would be
 
     runner = commands.add_parser("run", help=run.__doc__, parents=[measuring])
-    runner.add_argument("--arm", action="append", help="one of them; may be given again")
-    runner.add_argument("--load", action="append", help=f"of {', '.join(LOADS)}")
-    runner.add_argument("--repeats", type=_count, default=repeats, help="of each (default: 5)")
-    runner.add_argument("--records", type=_count, default=FULL, help="at most, of each load")
+    arms = [TIDEMARK, *(arm.name for arm in _peers()), *_NOT_ARMS]
+    runner.add_argument("--arm", action="append", help=f"of {', '.join(arms)}; may be given again")
+    runner.add_argument(
+        "--load", action="append", help=f"of {', '.join(LOADS)}; may be given again"
+    )
+    runner.add_argument(
+        "--repeats", type=_count, default=repeats, help="of each (default: %(default)s)"
+    )
+    runner.add_argument(
+        "--records", type=_count, default=FULL, help="at most, of each load (default: %(default)s)"
+    )
     runner.add_argument(
         "--go-on",
         type=Path,

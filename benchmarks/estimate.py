@@ -12,6 +12,7 @@ from typing import Final
 from benchmarks.loads import ROWS
 from benchmarks.measure import Run, Spread, median_of
 from benchmarks.results import HTTP, Session
+from consumer.settings import WriteSettings
 from operator_cli.topics import RETENTION_DAYS
 from shared.topology import PARTITIONS
 
@@ -29,6 +30,7 @@ _DOLLARS_PER_CORE_HOUR: Final = 0.05
 _DOLLARS_PER_GB_MONTH: Final = 0.08
 _DOLLARS_PER_GB_BETWEEN_ZONES: Final = 0.02
 _HOURS_PER_MONTH: Final = 730
+_STATEMENTS: Final = WriteSettings().flushes_in_flight_max
 _LOAD: Final = "once"
 
 
@@ -93,10 +95,11 @@ def estimate(session: Session) -> Iterator[str]:
     yield ""
     yield _singles(ingest, kafka, singles, _REPLICATION * producing_singles + fetching)
     of_one = 1e6 / consumer.us_per_update
+    measured = median_of(runs, lambda run: run.rate.per_second)
     yield (
         f"- Each of {PARTITIONS} partitions takes {PER_S / PARTITIONS:,.0f} updates a second. One "
         f"app is one partition, so it has one consumer: {of_one:,.0f} a second at most, unless "
-        "its updates fold."
+        f"its updates fold ({measured:,.0f} were measured, beside broker and shards)."
     )
     yield (
         f"- Network: {_mb(_RECORD_BYTES)} MB/s into Kafka, "
@@ -104,8 +107,18 @@ def estimate(session: Session) -> Iterator[str]:
         f"{_mb(_RECORD_BYTES)} out of it, uncompressed; about as much from callers and to Postgres."
     )
     yield f"- WAL: {_mb(wal_bytes)} MB/s in all, {_mb(wal_bytes / shards)} on each shard."
+    writers = math.ceil(consumer.cores / shards) + 1
+    yield (
+        f"- Connections: {writers * _STATEMENTS} on a shard, since its partitions are neighbours "
+        f"and so have about {writers} consumers, {_STATEMENTS} each; while they change hands "
+        f"up to {consumer.cores * _STATEMENTS}, which it has to give."
+    )
     yield _cost(cores)
     yield _first_to_give_way(parts, shards)
+    yield (
+        "- Left out: TLS, load balancers, collectors of spans, backups, and rows that do not fit "
+        "in memory, each of which has to be read first."
+    )
     yield ""
 
 

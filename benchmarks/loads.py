@@ -150,13 +150,13 @@ class Load:
 LOADS: Final = {
     load.name: load
     for load in (
-        Load("distinct", "uniform over all rows, each of which comes up four times", _uniform),
+        Load("distinct", "uniform over all rows, so each comes up four times on average", _uniform),
         Load("once", "each row once: nothing can be folded", _once, full=ROWS),
         Load("zipf", "row of rank n as often as 1/n^1.1 says", _zipf, beside="distinct"),
         Load("half-hot", "every second update goes to one row", _half_hot, beside="distinct"),
         Load(
             "failing",
-            "uniform; Postgres refuses one of a hundred",
+            "uniform; Postgres refuses one of a hundred, for a NUL",
             _uniform,
             100,
             beside="distinct",

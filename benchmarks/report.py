@@ -1,8 +1,9 @@
 """Tables and plots of a session, and each target beside what was measured."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +13,13 @@ from matplotlib.figure import Figure
 from benchmarks.estimate import estimate
 from benchmarks.latency.measure import is_invalid
 from benchmarks.latency.scenarios import SOAK_PER_S
-from benchmarks.loads import LOADS
+from benchmarks.loads import FULL, LOADS, ROWS
 from benchmarks.measure import Run, Spread, median_of
-from benchmarks.results import Session
+from benchmarks.results import REPORTED, Session
 from benchmarks.scaling import LOAD as SCALED_LOAD
 from benchmarks.scaling import Scaled
 from benchmarks.stack import PROFILE
-from benchmarks.targets import TARGETS, number, to_best_peer
+from benchmarks.targets import PARALLEL_CONSUMERS, TARGETS, number, to_best_peer, to_other
 from deploy.local.layout import CHECKOUT
 
 _DIRECTORY: Final = CHECKOUT / "benchmarks"
@@ -30,9 +31,11 @@ _ARMS: Final = (
 
 
 def write_report(session: Session) -> None:
-    """Write RESULTS.md, its plots, and the results it was made from."""
-    results = _DIRECTORY / "results.json"
-    results.write_text(json.dumps(asdict(session), indent=1) + "\n", encoding="utf-8")
+    """Write RESULTS.md, its plots, and the results it was made from.
+
+    The flame graph is of the last run that made one here, or stays as it was.
+    """
+    REPORTED.write_text(json.dumps(asdict(session), indent=1) + "\n", encoding="utf-8")
     plots = list(_draw(session))
     lines = [
         *_head(session),
@@ -90,14 +93,29 @@ def _head(session: Session) -> Iterator[str]:
 
 
 def _summary(session: Session) -> Iterator[str]:
-    """Say in a sentence how it compares with what a user would pick instead."""
-    found = {load: to_best_peer(load)(session) for load in LOADS}
-    ratios = [
-        f"{number(Spread.of(each).median)} x on *{load}*" for load, each in found.items() if each
-    ]
-    if ratios:
-        yield f"One consumer's rate to Parallel Consumer's at its strongest: {', '.join(ratios)}."
-        yield ""
+    """Say how it compares with what a user would pick instead, and what it does not reach."""
+    modes = [name for name in _names(session) if name in PARALLEL_CONSUMERS]
+    to_peers: dict[str, Callable[[str], Callable[[Session], Sequence[float]]]] = {
+        f"Parallel Consumer's at its strongest (of {', '.join(modes)})": to_best_peer,
+        "that of the loop that folds": partial(to_other, "batch-loop"),
+    }
+    yield f"All of it on {ROWS:,} rows, rates on a backlog of up to {FULL:,} updates."
+    yield ""
+    for peer, to_peer in to_peers.items():
+        found = {load: to_peer(load)(session) for load in LOADS}
+        ratios = [
+            f"{number(Spread.of(each).median)} x on *{load}*"
+            for load, each in found.items()
+            if each
+        ]
+        if ratios:
+            yield f"One consumer's rate to {peer}: {', '.join(ratios)}."
+            yield ""
+    for verdict, is_met in (("not met", False), ("not measured, or INVALID", None)):
+        targets = [target.what for target in TARGETS if target.is_met(session) is is_met]
+        if targets:
+            yield f"Targets {verdict}: {'; '.join(targets)}."
+            yield ""
 
 
 def _machine(facts: Mapping[str, Any]) -> str:
@@ -138,12 +156,21 @@ def _targets(session: Session) -> Iterator[str]:
 def _throughput(session: Session) -> Iterator[str]:
     scaled = [run for each in session.scaling for run in each.runs]
     invalid = [run for run in [*session.runs, *scaled] if not run.valid]
+    if session.runs:
+        yield "## Loads"
+        yield ""
+        yield (
+            "µs are CPU time an update: of the arm's process, of all shards' servers, and of the "
+            "broker. Statements are the client's, WAL is bytes an update, and RSS is the highest "
+            "of the arm's process. The ceiling takes *distinct* and *once* only."
+        )
+        yield ""
     for load in LOADS.values():
         rows = [row for arm in _names(session) if (row := _row(session, arm, load.name))]
         if load.beside and (row := _row(session, "tidemark", load.beside, load.name)):
             rows.append((f"tidemark on {load.beside}", *row[1:]))
         if rows:
-            yield f"## {load.name}: {load.meaning}"
+            yield f"### {load.name}: {load.meaning}"
             yield ""
             yield from _table(
                 (
@@ -204,6 +231,13 @@ def _http(session: Session) -> Iterator[str]:
         return
     yield "## HTTP"
     yield ""
+    yield (
+        "By `wrk`, as much as each server takes: `ingest` is the ingest API with Kafka; `nothing` "
+        "is the same without, `fastapi` that served by FastAPI's own layers; `twin` does the "
+        "UPDATE in the request; `send-batch` is aiokafka alone with the same bytes. Failed are "
+        "requests that were not accepted."
+    )
+    yield ""
     names = sorted({(each["kind"], each["arm"]) for each in session.http}, reverse=True)
     rows = []
     for kind, arm in names:
@@ -222,6 +256,11 @@ def _end_to_end(session: Session) -> Iterator[str]:
     if not session.end_to_end:
         return
     yield "## From the intended time of sending"
+    yield ""
+    yield (
+        "The twin stands for the replaced design, with the UPDATE in the request. Lags are of the "
+        "shards that are not stalled, but for the last column; lags seen, and HTTP, are of all."
+    )
     yield ""
     figures = ("http_p50_ms", "http_p99_ms", "lag_p50_ms", "lag_p99_ms", "failed", "probes")
     rows = []
@@ -317,11 +356,12 @@ def _scaled_row(scaled: Scaled) -> tuple[str, ...]:
 def _draw(session: Session) -> Iterator[Path]:
     _PLOTS.mkdir(exist_ok=True)
     rcParams["svg.hashsalt"] = "tidemark"  # or each drawing would differ in its IDs
+    flame_graph = _PLOTS / "flame-graph.svg"
     if PROFILE.exists():
-        path = _PLOTS / "flame-graph.svg"
         drawn = PROFILE.read_text(encoding="utf-8")
-        path.write_text(drawn.replace(f"{CHECKOUT}/", ""), encoding="utf-8")
-        yield path
+        flame_graph.write_text(drawn.replace(f"{CHECKOUT}/", ""), encoding="utf-8")
+    if flame_graph.exists():
+        yield flame_graph
     for scenario in dict.fromkeys(each["scenario"] for each in session.end_to_end):
         yield _draw_scenario(session, scenario)
     if session.runs:

@@ -17,6 +17,7 @@ import psutil
 
 from benchmarks.database import Written
 from benchmarks.latency.measure import is_invalid
+from benchmarks.loads import ROWS
 from benchmarks.measure import MIB, Rate, Run
 from benchmarks.scaling import Point, Scaled
 from benchmarks.stack import RESULTS
@@ -24,6 +25,9 @@ from deploy.local.homes import client
 from deploy.local.jars import locked_jars
 from deploy.local.layout import CHECKOUT
 from shared.errors import Misconfigured
+
+REPORTED: Final = CHECKOUT / "benchmarks" / "results.json"
+"""What RESULTS.md was made from."""
 
 HTTP: Final = "http"
 """The part that is the HTTP side alone."""
@@ -41,6 +45,8 @@ class Session:
     """Everything that was measured, in one sitting or in several."""
 
     seed: int
+    rows: int = ROWS
+    """How many there were but in `scaling`."""
     sittings: list[dict[str, Any]] = field(default_factory=list)
     """Machine, versions, spans received, what was left out, and `parts`: what was measured there,
     as a whole."""
@@ -82,6 +88,11 @@ class Session:
     def parts(self) -> set[str]:
         """Whatever was measured as a whole."""
         return {part for sitting in self.sittings for part in sitting["parts"]}
+
+    @property
+    def measured(self) -> set[str]:
+        """The parts, and each arm of each load."""
+        return self.parts | {f"{run.arm} on {run.series}" for run in self.runs}
 
     @property
     def counts(self) -> bool:

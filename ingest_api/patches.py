@@ -189,6 +189,8 @@ def _sentence(detail: ErrorDetails) -> str:
             return "There is no such field."
         case "missing":
             return "It is required."
+        case "too_short":
+            return "It is empty; give one at least."
         case _:
             return f"{detail['msg']}."
 

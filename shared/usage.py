@@ -21,6 +21,12 @@ def usage(program: str, summary: str, settings: type[ServiceSettings], example: 
     return "\n".join([*lines, "", "Example:", textwrap.indent(example, "  "), ""])
 
 
+def variable_names(settings: type[ServiceSettings]) -> set[str]:
+    """Return the names of all variables that a service reads."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return {name for name, _, _ in _variables(prefix, settings, {})}
+
+
 def _variables(
     prefix: str, model: type[BaseModel], group: dict[str, object]
 ) -> Iterator[tuple[str, str, str]]:

@@ -369,8 +369,8 @@ def _phases(scenario: Scenario) -> Mapping[str, tuple[float, float]]:
     return {
         "before": (0, begins_s),
         "during": (begins_s, ends_s),
-        "5 s after": (ends_s, ends_s + 5),
         # What was held up is still on its way for a moment.
+        "first 5 s after": (ends_s, ends_s + 5),
         "after": (ends_s + 5, scenario.seconds),
     }
 

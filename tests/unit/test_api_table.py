@@ -169,10 +169,10 @@ INPUTS: Final = [
     ),
     bad("a subscription ID that is no UUID", http(path=ONE[:-1]), 422, "invalid"),
     bad("an ID with `%00`", http(path=ONE[:-1] + "%00"), 422, "invalid"),
-    bad("`partial=maybe`", batch(ITEM, path=BATCH + "?partial=maybe"), 422, "invalid"),
+    bad("`?partial=maybe`", batch(ITEM, path=BATCH + "?partial=maybe"), 422, "invalid"),
     bad("a receipt that is none", http(b"", method="GET", path="/v1/receipts/1"), 422, "invalid"),
     bad(
-        "`wait=forever`",
+        "`?wait=forever`",
         http(b"", method="GET", path="/v1/receipts/0.0.0?wait=forever"),
         422,
         "invalid",
