@@ -98,14 +98,14 @@ def _variant(text: str) -> Tidemark:
     return Tidemark(name=name, settings=values)
 
 
-def _loads(options: argparse.Namespace) -> list[str]:
-    wanted: list[str] = options.load or _words("LOAD") or list(LOADS)
+def _loads(wanted: Sequence[str]) -> Sequence[str]:
+    """Return those that are wanted, or all where none is."""
     unknown = set(wanted) - set(LOADS)
     if unknown:
         raise Misconfigured(
             f"There is no load {', '.join(sorted(unknown))}; there are {', '.join(LOADS)}."
         )
-    return wanted
+    return wanted or list(LOADS)
 
 
 def _parts(wanted: Sequence[str], *, alone: bool) -> list[str]:
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     return _measure(
         options,
         _arms(options),
-        [[load] for load in _loads(options)],
+        [[load] for load in _loads(loads)],
         repeats=options.repeats,
         records=options.records,
         parts=_parts(wanted, alone=bool(loads) and not options.go_on),

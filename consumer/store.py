@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from consumer.folding import RowChange
 from consumer.once import KeyUse, KnownUses
 from shared.errors import Rejected, Transient
-from shared.settings import ENCODING, POSTGRES_MIN
+from shared.shard_servers import unfit
 from shared.topology import partition_of
 from shared.updates import Once
 
@@ -293,16 +293,9 @@ async def open_store(
 
 
 async def _check_server(connection: Any) -> None:
-    major = connection.get_server_version().major
-    if major < POSTGRES_MIN:
-        raise Transient(
-            f"It is Postgres {major}; upgrade it to {POSTGRES_MIN} or later.", any_input=True
-        )
-    encoding = connection.get_settings().server_encoding
-    if encoding != ENCODING:
-        raise Transient(
-            f"Its database is in {encoding}; create it with ENCODING '{ENCODING}'.", any_input=True
-        )
+    why = unfit(connection, it="It", its_database="Its database")
+    if why is not None:
+        raise Transient(why, any_input=True)
 
 
 async def _leave_as_is(connection: Any) -> None:

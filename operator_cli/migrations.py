@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from operator_cli.shard_connections import Connection, connected, raise_failures
 from shared.errors import Misconfigured
-from shared.settings import ENCODING, POSTGRES_MIN
+from shared.shard_servers import unfit
 
 _FILE_NAME: Final = re.compile(
     r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?P<concurrently>\.concurrently)?\.sql"
@@ -119,16 +119,9 @@ async def _migrate_shard(
     shard: str, dsn: SecretStr, migrations: Sequence[Migration], dry_run: bool
 ) -> list[Migration]:
     async with connected(shard, dsn, could_not="be migrated") as connection:
-        server = connection.get_server_version()
-        if server.major < POSTGRES_MIN:
-            raise Misconfigured(
-                f"{shard} is Postgres {server.major}; upgrade it to {POSTGRES_MIN} or later."
-            )
-        encoding = connection.get_settings().server_encoding
-        if encoding != ENCODING:
-            raise Misconfigured(
-                f"The database of {shard} is in {encoding}; create it with ENCODING '{ENCODING}'."
-            )
+        why = unfit(connection, it=shard, its_database=f"The database of {shard}")
+        if why is not None:
+            raise Misconfigured(why)
         async with connection.transaction(readonly=True):
             done = await applied_migrations(connection)
         for version, name in done.items():

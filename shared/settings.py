@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,12 +21,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import Misconfigured
 from shared.topology import Shard, ShardMap
-
-POSTGRES_MIN: Final = 16
-"""The first major version that can say of JSON whether it is any, without an error."""
-
-ENCODING: Final = "UTF8"
-"""Of a shard's database; another could not hold all that customers send."""
 
 
 class FrozenModel(BaseModel):

@@ -595,7 +595,7 @@ class TestShardStore(StoreContract):
     async def test_a_server_that_is_too_old_is_not_written(
         self, shard: Shard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("consumer.store.POSTGRES_MIN", 99)
+        monkeypatch.setattr("shared.shard_servers.POSTGRES_MIN", 99)
 
         with pytest.raises(Transient, match="upgrade it to 99 or later") as caught:
             await shard.apply(change_of(0, update_of(1)))
@@ -605,7 +605,7 @@ class TestShardStore(StoreContract):
     async def test_a_database_in_another_encoding_is_not_written(
         self, shard: Shard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("consumer.store.ENCODING", "UTF16")
+        monkeypatch.setattr("shared.shard_servers.ENCODING", "UTF16")
 
         with pytest.raises(Transient, match="is in UTF8; create it with ENCODING 'UTF16'"):
             await shard.apply(change_of(0, update_of(1)))

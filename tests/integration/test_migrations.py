@@ -181,7 +181,7 @@ async def test_a_schema_from_the_future_is_left_alone(databases: Dsns) -> None:
 async def test_a_server_that_is_too_old_is_for_a_human_to_upgrade(
     empty_databases: Dsns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("operator_cli.migrations.POSTGRES_MIN", 99)
+    monkeypatch.setattr("shared.shard_servers.POSTGRES_MIN", 99)
 
     with pytest.raises(Misconfigured, match=r"shard-0 is Postgres \d+; upgrade it to 99 or later"):
         await migrate(empty_databases)
