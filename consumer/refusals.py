@@ -1,10 +1,8 @@
 """Which update of each fold is the first that Postgres refuses, looked for in all side by side."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from consumer.folding import RowChange, fold
 from consumer.subscription_queue import PendingUpdate
@@ -13,44 +11,27 @@ from shared.errors import Rejected
 _PARTS: Final = 8
 """Into how many a fold is cut at once: most have no more updates, and are asked about once."""
 
-_NUL: Final = b"\\u0000"
-_encode_lines: Final = msgspec.json.Encoder().encode_lines
+NUL: Final = b"\\u0000"
+"""How JSON has a NUL, of which Postgres keeps none.
 
+Nothing else is known that it refuses of JSON that was read as an update, so this is where to look
+first. It is no judgement: Postgres says what it refuses, and may find more.
+"""
 
-def may_hold_nul(changes: Sequence[RowChange]) -> Sequence[bool]:
-    """Say of each change whether it may hold a NUL, of which Postgres keeps none.
-
-    Nothing else is known that it refuses of JSON that was read as an update, so this is where to
-    look first. It is no judgement: Postgres says what it refuses, and may find more. In changes,
-    since records were not looked at for a while, so that it takes longer to have them at hand.
-    """
-    lines = _encode_lines(
-        [
-            (each.tags or None, each.increment_tags or None, each.properties or None)
-            for each in changes
-        ]
-    )
-    if _NUL not in lines:
-        return [False] * len(changes)
-    return [_NUL in line for line in lines.splitlines()]
-
-
-def _all_of(changes: Sequence[RowChange]) -> Sequence[bool]:
-    return [True] * len(changes)
+Ask = Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
+"""Asks a store of changes: for one reason, whether a write of each would be refused."""
 
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """What a store can be asked of changes: for one reason, whether a write would be refused.
+    """What a store can be asked of changes, once a write of them was refused.
 
     `with_older` says that it depends on what older updates leave, so that an update can only be
     asked about together with them.
     """
 
-    ask: Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
+    ask: Ask
     with_older: bool = False
-    suspects: Callable[[Sequence[RowChange]], Sequence[bool]] = _all_of
-    """Which changes are worth asking about before a write of them was refused."""
     rows_left: int = 0
     """About how many more rows to ask before they are written, since some were refused lately."""
 
@@ -61,6 +42,39 @@ class Refusal:
 
     accepted: int
     rejected: Rejected
+
+
+async def refused_for_nul(
+    folds: Sequence[Sequence[PendingUpdate]], ask: Ask
+) -> Sequence[Refusal | None]:
+    """Return of each fold the first update that is refused, of those that may hold a NUL.
+
+    Asks once, and about few of each fold, so there may be more.
+
+    Raises:
+        Rejected: the question itself is refused.
+        Transient: the shard cannot tell now.
+    """
+    suspected = [
+        (number, place, change)
+        for number, updates in enumerate(folds)
+        for place, change in _suspected(updates)
+    ]
+    judged = await ask([change for _, _, change in suspected]) if suspected else []
+    found: dict[int, Refusal] = {}
+    for (number, place, _), rejected in zip(suspected, judged, strict=True):
+        if rejected is not None:
+            found.setdefault(number, Refusal(place, rejected))
+    return [found.get(number) for number in range(len(folds))]
+
+
+def _suspected(updates: Sequence[PendingUpdate]) -> Iterator[tuple[int, RowChange]]:
+    places = [place for place, each in enumerate(updates) if NUL in (each.record.value or b"")]
+    for place in places[:_PARTS]:
+        try:
+            yield place, fold([updates[place]])
+        except Rejected:  # it holds what no update may hold, which is found without asking
+            return
 
 
 async def first_refused(

@@ -19,7 +19,7 @@ from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork, Row
-from consumer.refusals import Question, Refusal, first_refused, may_hold_nul
+from consumer.refusals import Question, Refusal, first_refused, refused_for_nul
 from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
@@ -133,7 +133,7 @@ class _Left:
 
     refused: list[_Refused] = field(default_factory=list)
     unreadable: list[_Refused] = field(default_factory=list)
-    """Refused for what they hold, before the shard was asked."""
+    """Refused for what they hold, before anything was written."""
     reused: list[_Refused] = field(default_factory=list)
     locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)
@@ -209,7 +209,7 @@ class ShardWriter:
         self._being_retried = 0
         self._refused: asyncio.Queue[_Refused] = asyncio.Queue()
         self._questions = (
-            Question(store.find_unreadable, suspects=may_hold_nul),
+            Question(store.find_unreadable),
             Question(store.find_overfull, with_older=True),
         )
         self._saturated = 0
@@ -383,7 +383,7 @@ class ShardWriter:
         the last, so that others have their turn.
         """
         try:
-            folded = await self._fold(rows, left)
+            folded = await self._fold(await self._cut_at_nul(rows, left), left)
             if not folded:
                 self.breaker.gave_up()
                 return False
@@ -414,18 +414,42 @@ class ShardWriter:
     ) -> None:
         """Write rows, but ask beforehand those questions that found something lately.
 
-        Of those rows only that it may be about: that costs less than a statement that is refused,
-        and then the question about all.
+        That costs less than a statement that is refused, and then the question.
         """
         for place, question in enumerate(questions, 1):
             if folded and question.rows_left > 0:
-                suspected = question.suspects([each.change for each in folded])
-                refusals = await self._find_refused(folded, question, suspected)
+                refusals = await self._find_refused(folded, question)
                 if any(refusals):
                     rest = questions[place:]
                     await self._write_accepted(folded, refusals, question, left, rest)
                     return
         await self._apply(folded, left)
+
+    async def _cut_at_nul(self, rows: Sequence[Row], left: _Left) -> Sequence[Row]:
+        """Cut each row before the first update that is refused for a NUL; refuse that one.
+
+        Which may hold one is known, and to ask about those alone costs next to nothing.
+        """
+        suspected = [row for row in rows if row.queue.may_hold_nul]
+        if not suspected:
+            return rows
+        accepted = [row for row in rows if not row.queue.may_hold_nul]
+        try:
+            refusals = await refused_for_nul(
+                [row.updates for row in suspected], self._store.find_unreadable
+            )
+        except Rejected:
+            return rows
+        for row, refusal in zip(suspected, refusals, strict=True):
+            if refusal is None:
+                accepted.append(row)
+                continue
+            before, update = row.updates[: refusal.accepted], row.updates[refusal.accepted]
+            if before:
+                accepted.append(Row.of(row.work, row.queue, before))
+            rejected = refusal.rejected.to_keep()
+            left.unreadable.append(_Refused(row.work, row.queue, update, rejected))
+        return accepted
 
     async def _fold(self, rows: Sequence[Row], left: _Left) -> Sequence[_Folded]:
         """Fold each row, up to an update that cannot be; refuse it where that is its oldest.
@@ -537,7 +561,7 @@ class ShardWriter:
             return
         unreadable, overfull = self._questions
         question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
-        refusals = await self._find_refused(folded, question, [True] * len(folded))
+        refusals = await self._find_refused(folded, question)
         if any(refusals):
             await self._write_accepted(folded, refusals, question, left, ())
         # Otherwise it is of a kind that only shows when it is tried.
@@ -552,20 +576,15 @@ class ShardWriter:
                 await self._write([Row.of(row.work, row.queue, younger)], left)
 
     async def _find_refused(
-        self, folded: Sequence[_Folded], question: Question, suspected: Sequence[bool]
+        self, folded: Sequence[_Folded], question: Question
     ) -> Sequence[Refusal | None]:
         """Say of each row which of its updates is the first that is refused, if it can be asked."""
         rows = self.pace.rows
-        asked_about = list(compress(folded, suspected))
+        refusals: Sequence[Refusal | None]
         try:
-            found = iter(
-                await first_refused(
-                    [each.row.updates for each in asked_about],
-                    [each.change for each in asked_about],
-                    question,
-                )
+            refusals = await first_refused(
+                [each.row.updates for each in folded], [each.change for each in folded], question
             )
-            refusals = [next(found) if is_suspected else None for is_suspected in suspected]
         except Rejected:
             refusals = [None] * len(folded)
         if any(refusals):

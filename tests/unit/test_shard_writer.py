@@ -2,6 +2,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,6 +30,12 @@ from verification.model import model_of
 NO_PAUSE = Backoff(base_s=0.0, cap_s=0.0)
 BOUNDS = FlushBounds(bytes=10**6, updates_per_row=100, saturation=NO_PAUSE)
 GUARD = GuardBounds(share_max=0.1, window=100)
+
+Tags = dict[str, Any]
+ODD: Tags = {"odd": 1}
+"""What an `OddStore` refuses."""
+BAD: Tags = {"bad": NUL}
+"""What each store refuses, and a writer suspects."""
 
 
 class Graveyard:
@@ -328,7 +335,7 @@ async def test_a_table_that_others_hold_opens_the_breaker() -> None:
 async def test_poison_in_a_row_that_others_hold_is_looked_for_later() -> None:
     store = FakeStore(locked={(APP, subscription(0))})
     shard = Shard(store)
-    shard.receive(*[update_of(0, tags=tags) for tags in ({"n": 1}, {}, {"bad": NUL}, {"n": 3})])
+    shard.receive(*[update_of(0, tags=tags) for tags in ({"n": 1}, {}, BAD, {"n": 3})])
     async with asyncio.timeout(10), shard.running():
         while len(store.statements) < 20:
             await asyncio.sleep(0)
@@ -355,87 +362,6 @@ async def test_saturation_is_no_failure() -> None:
     assert shard.writer.counts.flushes_failed == 0
 
 
-async def test_the_one_poisoned_update_is_found_and_holds_up_nobody() -> None:
-    shard = Shard()
-    good = [update_of(n % 10, increment_tags={"n": 1}) for n in range(64)]
-    poisoned = [*good[:23], update_of(3, tags={"bad": NUL}), *good[23:]]
-    shard.receive(*poisoned)
-
-    await shard.settle()
-
-    assert shard.graveyard.offsets == [23]
-    assert shard.work.committable == 65
-    for number in range(10):
-        expected = model_of(
-            body_of(update) for update in good if update.subscription_id == subscription(number)
-        )
-        assert shard.store.rows[APP, subscription(number)].tags == expected.tags
-
-
-class HalfBusyStore(FakeStore):
-    """Is busy for every statement that has the last row and not the first."""
-
-    busy: int = 0
-
-    async def apply(
-        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
-    ) -> Applied:
-        rows = {change.subscription_id for change in changes}
-        if self.busy and subscription(3) in rows and subscription(0) not in rows:
-            self.busy -= 1
-            raise Transient("busy", saturation=True)
-        return await super().apply(changes, first_uses)
-
-
-async def test_a_poisoned_update_counts_once_however_often_its_flush_fails() -> None:
-    """A good partition must not be stopped for one of its updates."""
-    store = HalfBusyStore()
-    store.busy = 20
-    shard = Shard(store, rows=4)
-    shard.receive(update_of(0, tags={"bad": NUL}), *[update_of(n) for n in (1, 2, 3)])
-
-    await shard.settle()
-
-    assert not shard.work.stopped
-    assert shard.graveyard.offsets == [0]
-    assert shard.work.committable == 4
-
-
-async def test_many_poisoned_updates_of_a_flush_take_no_more_statements_than_one() -> None:
-    shard = Shard(rows=64)
-    poisoned = {8 * 41 + 5, 8 * 50, 8 * 63 + 7}
-    shard.receive(
-        *[
-            update_of(n // 8, increment={"n": 1}, tags={"bad": NUL} if n in poisoned else {})
-            for n in range(8 * 64)
-        ]
-    )
-
-    await shard.settle()
-
-    assert set(shard.graveyard.offsets) == poisoned
-    assert [len(changes) for changes in shard.store.judged] == [64, 3 * 7]
-    assert [len(changes) for changes in shard.store.statements] == [64, 63, 2]
-    counted = [shard.store.rows[APP, subscription(n)].properties["n"] for n in range(64)]
-    assert counted == [7 if n in {41, 50, 63} else 8 for n in range(64)]
-
-
-async def test_where_updates_are_refused_lately_no_statement_is_tried_in_vain() -> None:
-    shard = Shard(rows=100)
-    for first in range(0, 40, 4):
-        bad = update_of(1, tags={"bad": NUL} if first % 8 == 0 else {})
-        shard.receive(update_of(0), bad, update_of(2), update_of(3), first=first)
-        await shard.settle()
-    refused = len(shard.store.statements)
-    for first in range(40, 1040, 100):
-        shard.receive(*[update_of(n) for n in range(100)], first=first)
-        await shard.settle()
-
-    assert refused == 1 + 10
-    assert [len(changes) for changes in shard.store.judged] == [4, 1, 1, 1, 1]
-    assert len(shard.store.statements) == refused + 10
-
-
 class OddStore(FakeStore):
     """Also refuses what no other Postgres is known to refuse, so that nobody suspects it."""
 
@@ -456,16 +382,167 @@ class OddStore(FakeStore):
         ]
 
 
-async def test_what_nobody_suspects_is_found_once_it_was_refused() -> None:
+either = pytest.mark.parametrize("bad", [ODD, BAD], ids=["not suspected", "suspected"])
+
+
+@either
+async def test_the_one_poisoned_update_is_found_and_holds_up_nobody(bad: Tags) -> None:
+    shard = Shard(OddStore())
+    good = [update_of(n % 10, increment_tags={"n": 1}) for n in range(64)]
+    poisoned = [*good[:23], update_of(3, tags=bad), *good[23:]]
+    shard.receive(*poisoned)
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [23]
+    assert shard.work.committable == 65
+    for number in range(10):
+        expected = model_of(
+            body_of(update) for update in good if update.subscription_id == subscription(number)
+        )
+        assert shard.store.rows[APP, subscription(number)].tags == expected.tags
+
+
+class HalfBusyStore(OddStore):
+    """Is busy for every statement that has the last row and not the first."""
+
+    busy: int = 0
+
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        rows = {change.subscription_id for change in changes}
+        if self.busy and subscription(3) in rows and subscription(0) not in rows:
+            self.busy -= 1
+            raise Transient("busy", saturation=True)
+        return await super().apply(changes, first_uses)
+
+
+@either
+async def test_a_poisoned_update_counts_once_however_often_its_flush_fails(bad: Tags) -> None:
+    """A good partition must not be stopped for one of its updates."""
+    store = HalfBusyStore()
+    store.busy = 20
+    shard = Shard(store, rows=4)
+    shard.receive(update_of(0, tags=bad), *[update_of(n) for n in (1, 2, 3)])
+
+    await shard.settle()
+
+    assert not shard.work.stopped
+    assert shard.graveyard.offsets == [0]
+    assert shard.work.committable == 4
+
+
+@pytest.mark.parametrize(
+    ("bad", "judged", "written"),
+    [(ODD, [64, 3 * 7, 2], [64, 63, 2]), (BAD, [3], [63, 2])],
+    ids=["not suspected", "suspected"],
+)
+async def test_many_poisoned_updates_of_a_flush_take_no_more_statements_than_one(
+    bad: Tags, judged: list[int], written: list[int]
+) -> None:
+    shard = Shard(OddStore(), rows=64)
+    poisoned = {8 * 41 + 5, 8 * 50, 8 * 63 + 7}
+    shard.receive(
+        *[
+            update_of(n // 8, increment={"n": 1}, tags=bad if n in poisoned else {})
+            for n in range(8 * 64)
+        ]
+    )
+
+    await shard.settle()
+
+    assert set(shard.graveyard.offsets) == poisoned
+    assert [len(changes) for changes in shard.store.judged] == judged
+    assert [len(changes) for changes in shard.store.statements] == written
+    counted = [shard.store.rows[APP, subscription(n)].properties["n"] for n in range(64)]
+    assert counted == [7 if n in {41, 50, 63} else 8 for n in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "in_vain", "judged"),
+    [(ODD, 1, [4] * 10 + [100] * 2), (BAD, 0, [1] * 5)],
+    ids=["not suspected", "suspected"],
+)
+async def test_where_updates_are_refused_lately_no_statement_is_tried_in_vain(
+    bad: Tags, in_vain: int, judged: list[int]
+) -> None:
+    shard = Shard(OddStore(), rows=100)
+    for first in range(0, 40, 4):
+        one = update_of(1, tags=bad if first % 8 == 0 else {})
+        shard.receive(update_of(0), one, update_of(2), update_of(3), first=first)
+        await shard.settle()
+    refused = len(shard.store.statements)
+    for first in range(40, 1040, 100):
+        shard.receive(*[update_of(n) for n in range(100)], first=first)
+        await shard.settle()
+
+    assert refused == in_vain + 10
+    assert [len(changes) for changes in shard.store.judged] == judged
+    assert len(shard.store.statements) == refused + 10
+
+
+async def test_what_is_suspected_and_what_is_not_are_found_side_by_side() -> None:
     shard = Shard(OddStore())
     for first in range(0, 40, 10):
-        bad = [update_of(1, tags={"bad": NUL}), update_of(2, tags={"odd": 1})]
+        bad = [update_of(1, tags=BAD), update_of(2, tags=ODD)]
         shard.receive(update_of(0), *bad, *[update_of(n) for n in range(3, 10)], first=first)
         await shard.settle()
 
     assert sorted(shard.graveyard.offsets) == [1, 2, 11, 12, 21, 22, 31, 32]
-    assert [len(changes) for changes in shard.store.judged] == [10, *([1, 9] * 3)]
-    assert [len(changes) for changes in shard.store.statements] == [10, 8, *([9, 8] * 3)]
+    assert [len(changes) for changes in shard.store.judged] == [1, 9] * 4
+    assert [len(changes) for changes in shard.store.statements] == [9, *[8] * 4]
+
+
+async def test_of_a_row_that_may_hold_many_nuls_few_are_asked_about() -> None:
+    """What only looks like one is an escaped backslash."""
+    shard = Shard(rows=4)
+    lookalike = {"path": "\\u0000"}
+    shard.receive(
+        *[update_of(0, tags=lookalike | {"n": n}) for n in range(20)],
+        update_of(0, tags=BAD),
+        update_of(1, tags={"n": {"nested": 1}}),
+        update_of(1, tags=BAD),
+        update_of(2, tags=lookalike),
+    )
+
+    await shard.settle()
+
+    assert shard.graveyard.reasons == {20: "refused", 21: "undecodable", 22: "refused"}
+    assert max(len(changes) for changes in shard.store.judged) == 8 + 1 + 1
+    assert shard.store.rows[APP, subscription(0)].tags == lookalike | {"n": 19}
+    assert shard.store.rows[APP, subscription(2)].tags == lookalike
+
+
+class GatedQuestionsStore(FakeStore):
+    """Holds questions until they are let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.written_before: list[int] = []
+        """How many statements before each question."""
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        self.written_before.append(len(self.statements))
+        await self.gate.wait()
+        return await super().find_unreadable(changes)
+
+
+async def test_a_row_that_a_nul_comes_for_while_others_are_asked_about_is_written() -> None:
+    store = GatedQuestionsStore()
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running(1):
+        shard.receive(update_of(0, tags=BAD), update_of(1, tags={"n": 1}))
+        while not store.written_before:
+            await asyncio.sleep(0)
+        shard.receive(update_of(1, tags=BAD), first=2)
+        store.gate.set()
+        await shard.work.idle.wait()
+
+    assert store.written_before == [0, 1]
+    assert store.rows[APP, subscription(1)].tags == {"n": 1}
+    assert sorted(shard.graveyard.offsets) == [0, 2]
 
 
 async def test_a_row_is_filled_up_to_its_last_tag() -> None:
@@ -548,7 +625,7 @@ async def test_a_flush_that_asks_the_shard_nothing_says_nothing_about_it(
 
 async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
     shard = Shard(TellingNothingStore(), rows=64)
-    updates = [update_of(n, tags={"bad": NUL} if n == 41 else {}) for n in range(64)]
+    updates = [update_of(n, tags=BAD if n == 41 else {}) for n in range(64)]
     shard.receive(*updates, *[update_of(41)] * 3)
 
     await shard.settle()
@@ -567,7 +644,7 @@ class UnaskableStore(FakeStore):
 
 async def test_where_the_question_is_refused_it_is_found_by_halves() -> None:
     shard = Shard(UnaskableStore())
-    shard.receive(*[update_of(n % 4, tags={"bad": NUL} if n == 5 else {}) for n in range(12)])
+    shard.receive(*[update_of(n % 4, tags=BAD if n == 5 else {}) for n in range(12)])
 
     await shard.settle()
 
@@ -575,7 +652,7 @@ async def test_where_the_question_is_refused_it_is_found_by_halves() -> None:
     assert shard.work.committable == 12
 
 
-class BusyWhenAskedStore(FakeStore):
+class BusyWhenAskedStore(OddStore):
     """Is too busy for each question at first."""
 
     def __init__(self) -> None:
@@ -589,18 +666,20 @@ class BusyWhenAskedStore(FakeStore):
         return await super().find_unreadable(changes)
 
 
-async def test_a_shard_that_is_too_busy_for_a_question_is_asked_again() -> None:
+@pytest.mark.parametrize(
+    ("bad", "questions"), [(ODD, 2), (BAD, 1)], ids=["not suspected", "suspected"]
+)
+async def test_a_shard_that_is_too_busy_for_a_question_is_asked_again(
+    bad: Tags, questions: int
+) -> None:
     shard = Shard(BusyWhenAskedStore())
     shard.receive(
-        *[
-            update_of(n % 4, increment={"n": 1}, tags={"bad": NUL} if n == 5 else {})
-            for n in range(12)
-        ]
+        *[update_of(n % 4, increment={"n": 1}, tags=bad if n == 5 else {}) for n in range(12)]
     )
 
     await shard.settle()
 
-    assert len(shard.store.asked) >= 2  # type: ignore[attr-defined]
+    assert len(shard.store.asked) >= questions  # type: ignore[attr-defined]
     assert shard.graveyard.offsets == [5]
     assert [row.properties["n"] for row in shard.store.rows.values()] == [3, 3, 3, 2]
 
@@ -614,11 +693,11 @@ async def test_two_reasons_at_once_are_told_apart() -> None:
     for first in (4, 14):
         shard.receive(
             update_of(0, tags={"0": 1}),
-            update_of(0, tags={"bad": NUL}),
+            update_of(0, tags=BAD),
             update_of(0, tags=more),
             update_of(0, tags={"0": 2}),
             update_of(1, tags=more),
-            update_of(2, tags={"bad": NUL}),
+            update_of(2, tags=BAD),
             update_of(2, tags={"0": 3}),
             update_of(3, tags={**more, "bad": NUL}),
             update_of(3, tags={"0": 4}),
@@ -641,9 +720,7 @@ async def test_what_waited_behind_a_dead_letter_is_written_when_a_flush_has_ende
     store = GatedStore()
     shard = Shard(store)
     async with asyncio.timeout(10), shard.running():
-        shard.receive(update_of(0, tags={"bad": NUL}), update_of(0, tags={"n": 1}), update_of(1))
-        await store.started.acquire()
-        store.gate.release()  # refused
+        shard.receive(update_of(0, tags=BAD), update_of(0, tags={"n": 1}), update_of(1))
         await store.started.acquire()
         shard.receive(update_of(2), first=3)
         await store.started.acquire()
@@ -664,7 +741,7 @@ async def test_what_waited_behind_a_dead_letter_is_written_when_a_flush_has_ende
 async def test_a_fold_that_is_cut_keeps_the_keys_of_what_is_written() -> None:
     shard = Shard()
     one = update_of(0, increment={"session_count": 1}, once=once_of(1))
-    bad = update_of(0, tags={"bad": NUL}, once=once_of(2))
+    bad = update_of(0, tags=BAD, once=once_of(2))
     last = update_of(0, increment={"session_count": 10}, once=once_of(2))
     shard.receive(one, bad, one, last, one)
 
@@ -699,22 +776,22 @@ class PausingStore(FakeStore):
 
 
 @pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize("fold", [1, 5])
+@pytest.mark.parametrize(("fold", "rows"), [(1, 950), (5, 400)])
 async def test_a_few_of_a_hundred_refused_in_one_flush_do_not_stop_their_partition(
-    *, busy: bool, fold: int
+    *, busy: bool, fold: int, rows: int
 ) -> None:
     """They are judged together, and so is their share, also of two reasons and two flushes."""
     store = PausingStore()
     store.busy = busy
     shard = Shard(store, rows=1_000)
     full = {f"{n}": n for n in range(201)}
-    tags = [{"bad": NUL} if n % 20 == 7 else full if n % 100 == 11 else {} for n in range(2_000)]
+    tags = [BAD if n % 20 == 7 else full if n % 100 == 11 else {} for n in range(2_000)]
     shard.receive(*[update_of(n // fold, tags=each) for n, each in enumerate(tags)])
 
     await shard.settle()
 
     assert not shard.work.stopped
-    assert len(store.statements[0]) == min(1_000, 2_000 // fold)
+    assert len(store.statements[0]) == rows
     assert sorted(shard.graveyard.offsets) == [n for n, each in enumerate(tags) if each]
 
 
@@ -752,7 +829,7 @@ async def test_what_is_before_a_poisoned_update_is_written_before_that_is_given_
     """While its row is held by others, nothing of it can be."""
     store = FakeStore(locked={(APP, subscription(0))})
     shard = Shard(store)
-    shard.receive(update_of(0, tags={"n": 1}), update_of(0, tags={"bad": NUL}), update_of(1))
+    shard.receive(update_of(0, tags={"n": 1}), update_of(0, tags=BAD), update_of(1))
     async with asyncio.timeout(10), shard.running():
         while len(store.statements) < 10:
             await asyncio.sleep(0)
@@ -864,7 +941,7 @@ async def test_an_aborted_statement_frees_its_writer() -> None:
 
 async def test_a_partition_of_nothing_but_poison_is_stopped_and_others_go_on() -> None:
     shard = Shard()
-    shard.receive(*[update_of(n, tags={"bad": NUL}) for n in range(50)])
+    shard.receive(*[update_of(n, tags=BAD) for n in range(50)])
     other = shard.assign()
     other.receive([record_of(7, update_of(99))])
 
@@ -909,7 +986,7 @@ async def test_a_dead_letter_that_is_not_taken_holds_up_its_own_subscription_onl
         await taken.wait()
 
     shard.graveyard.send = send  # type: ignore[method-assign]
-    shard.receive(update_of(0, tags={"bad": NUL}), update_of(0, tags={"n": 1}), update_of(1))
+    shard.receive(update_of(0, tags=BAD), update_of(0, tags={"n": 1}), update_of(1))
     async with asyncio.timeout(10), shard.running(writers=1):
         while (APP, subscription(1)) not in shard.store.rows:
             await asyncio.sleep(0)
@@ -976,7 +1053,7 @@ async def test_a_reused_key_is_given_up_in_its_turn_and_never_stops_its_partitio
 async def test_an_update_that_is_refused_uses_up_no_key() -> None:
     shard = Shard()
     shard.receive(
-        update_of(0, tags={"bad": NUL}, once=once_of(1)),
+        update_of(0, tags=BAD, once=once_of(1)),
         *[update_of(n, tags={"n": n}, once=once_of(2)) for n in (1, 2, 1)],
     )
 
