@@ -53,6 +53,14 @@ async def databases(stack: LocalStack) -> AsyncIterator[Mapping[str, SecretStr]]
 
 
 @pytest.fixture
+async def database(stack: LocalStack) -> AsyncIterator[SecretStr]:
+    """The DSN of an empty, migrated database of one shard, for this test only."""
+    async with fresh_databases(stack, f"test_{uuid.uuid4().hex[:12]}", shards=1) as dsns:
+        (dsn,) = dsns.values()
+        yield dsn
+
+
+@pytest.fixture
 def shard_map_file(stack: LocalStack, databases: Mapping[str, SecretStr], tmp_path: Path) -> Path:
     """A shard map of this test's databases."""
     path = tmp_path / "shard_map.json"

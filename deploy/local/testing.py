@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -70,19 +70,23 @@ async def fresh_topic(stack: LocalStack, name: str) -> AsyncIterator[KafkaSettin
 
 @asynccontextmanager
 async def fresh_databases(
-    stack: LocalStack, name: str, template: str = postgres.DATABASE
+    stack: LocalStack, name: str, template: str = postgres.DATABASE, shards: int | None = None
 ) -> AsyncIterator[dict[str, SecretStr]]:
     """Create a database on every shard, and yield the DSNs; drop them afterwards.
 
-    By default it is migrated already: it is a copy, which takes milliseconds.
+    It is a copy of `template`, by default migrated already. `shards` says on how many of them,
+    the first ones, since each takes time.
     """
-    await _on_every_shard(stack, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    ports = dict(list(zip(stack.shards, stack.plan.shards, strict=True))[:shards])
+    await _on_each(stack, ports.values(), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
-        ports = zip(stack.shards, stack.plan.shards, strict=True)
-        yield {shard: SecretStr(postgres.dsn(stack.layout, port, name)) for shard, port in ports}
+        yield {
+            shard: SecretStr(postgres.dsn(stack.layout, port, name))
+            for shard, port in ports.items()
+        }
     finally:
         await asyncio.to_thread(stack.heal)
-        await _on_every_shard(stack, f'DROP DATABASE "{name}" WITH (FORCE)')
+        await _on_each(stack, ports.values(), f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 async def _wait_for_coordinator(stack: LocalStack) -> None:
@@ -134,7 +138,7 @@ def _remove(state: Path) -> None:
     shutil.rmtree(elsewhere, ignore_errors=True)
 
 
-async def _on_every_shard(stack: LocalStack, statement: str) -> None:
+async def _on_each(stack: LocalStack, ports: Iterable[int], statement: str) -> None:
     async def execute(port: int) -> None:
         connection = await asyncpg.connect(postgres.dsn(stack.layout, port, "postgres"))
         try:
@@ -142,7 +146,7 @@ async def _on_every_shard(stack: LocalStack, statement: str) -> None:
         finally:
             await connection.close()
 
-    await asyncio.gather(*(execute(port) for port in stack.plan.shards))
+    await asyncio.gather(*(execute(port) for port in ports))
 
 
 def remove_stale_stacks() -> None:

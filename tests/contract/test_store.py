@@ -547,24 +547,22 @@ class TestPooledShardStore(StoreContract):
     """As behind a pooler; a real one is in tests/pooler."""
 
     @pytest.fixture
-    async def shard(self, databases: Mapping[str, SecretStr]) -> AsyncIterator[Shard]:
+    async def shard(self, database: SecretStr) -> AsyncIterator[Shard]:
         async with AsyncExitStack() as stack:
-            yield RealShard(databases["shard-0"], stack, pooled=True)
+            yield RealShard(database, stack, pooled=True)
 
 
 class TestShardStore(StoreContract):
     @pytest.fixture
-    async def shard(self, databases: Mapping[str, SecretStr]) -> AsyncIterator[Shard]:
+    async def shard(self, database: SecretStr) -> AsyncIterator[Shard]:
         async with AsyncExitStack() as stack:
-            yield RealShard(databases["shard-0"], stack)
+            yield RealShard(database, stack)
 
-    async def test_first_inserts_of_one_row_at_once_lose_nothing(
-        self, databases: Mapping[str, SecretStr]
-    ) -> None:
+    async def test_first_inserts_of_one_row_at_once_lose_nothing(self, database: SecretStr) -> None:
         """Two owners of a partition for a moment: the loser repeats and finds its own in order."""
         changes = [change_of(n, update_of(n, increment={"session_count": 1})) for n in range(300)]
         async with AsyncExitStack() as stack:
-            shards = [RealShard(databases["shard-0"], stack) for _ in range(2)]
+            shards = [RealShard(database, stack) for _ in range(2)]
 
             async def write(shard: RealShard) -> None:
                 with suppress(Transient):
@@ -611,12 +609,12 @@ class TestShardStore(StoreContract):
             await shard.apply(change_of(0, update_of(1)))
 
     async def test_a_connection_that_was_ended_while_idle_is_replaced(
-        self, databases: Mapping[str, SecretStr]
+        self, database: SecretStr
     ) -> None:
         """Postgres says so before it closes; asyncpg then takes its own state for impossible."""
         change = change_of(0, update_of(1, increment={"session_count": 1}))
         async with AsyncExitStack() as stack:
-            relay = await stack.enter_async_context(relaying(databases["shard-0"]))
+            relay = await stack.enter_async_context(relaying(database))
             shard = RealShard(relay.dsn, stack)
             await shard.apply(change)
 
@@ -629,11 +627,9 @@ class TestShardStore(StoreContract):
 
         assert again == Applied([0], [False])
 
-    async def test_a_read_only_server_is_transient(
-        self, shard: Shard, databases: Mapping[str, SecretStr]
-    ) -> None:
-        name = databases["shard-0"].get_secret_value().rpartition("/")[2]
-        connection = await asyncpg.connect(databases["shard-0"].get_secret_value())
+    async def test_a_read_only_server_is_transient(self, shard: Shard, database: SecretStr) -> None:
+        name = database.get_secret_value().rpartition("/")[2]
+        connection = await asyncpg.connect(database.get_secret_value())
         await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         await connection.close()
 
@@ -643,10 +639,10 @@ class TestShardStore(StoreContract):
         assert caught.value.any_input
 
     async def test_a_table_that_others_hold_is_not_taken_for_free_rows(
-        self, shard: Shard, databases: Mapping[str, SecretStr]
+        self, shard: Shard, database: SecretStr
     ) -> None:
         """As while an index is being built: rows may be locked, and nothing may be written."""
-        blocker = await asyncpg.connect(databases["shard-0"].get_secret_value())
+        blocker = await asyncpg.connect(database.get_secret_value())
         async with blocker.transaction():
             await blocker.execute("LOCK TABLE subscriptions IN SHARE MODE")
 
@@ -657,9 +653,9 @@ class TestShardStore(StoreContract):
         assert caught.value.locked
 
     async def test_a_statement_that_hangs_ends_with_its_time_out_and_frees_its_connection(
-        self, databases: Mapping[str, SecretStr]
+        self, database: SecretStr
     ) -> None:
-        dsn = databases["shard-0"]
+        dsn = database
         blocker = await asyncpg.connect(dsn.get_secret_value())
         async with open_store(
             dsn,
@@ -684,9 +680,9 @@ class TestShardStore(StoreContract):
         assert applied.positions == [0]
 
     async def test_the_hot_statement_finds_its_rows_by_the_primary_key(
-        self, shard: Shard, databases: Mapping[str, SecretStr]
+        self, shard: Shard, database: SecretStr
     ) -> None:
-        connection = await asyncpg.connect(databases["shard-0"].get_secret_value())
+        connection = await asyncpg.connect(database.get_secret_value())
         await connection.execute(
             "INSERT INTO subscriptions SELECT $1::uuid, gen_random_uuid(), '{}', '{}', now(), "
             "now(), 0, 0 FROM generate_series(1, 5000)",

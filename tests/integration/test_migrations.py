@@ -150,7 +150,7 @@ async def test_an_index_is_built_while_customers_write(
 
 
 async def test_a_migration_that_would_hold_customers_up_gives_way(
-    databases: Dsns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for migration in known_migrations():
         (tmp_path / f"{migration}.sql").write_text(migration.sql)
@@ -158,16 +158,15 @@ async def test_a_migration_that_would_hold_customers_up_gives_way(
         "ALTER TABLE subscriptions ADD COLUMN more int;"
     )
     monkeypatch.setattr(migrations, "_LOCK_TIMEOUT", "SET LOCAL lock_timeout = '50ms'")
-    dsn = databases["shard-0"]
-    customer = await asyncpg.connect(dsn.get_secret_value())
+    customer = await asyncpg.connect(database.get_secret_value())
 
     async with customer.transaction():
         await customer.execute("LOCK TABLE subscriptions IN ROW EXCLUSIVE MODE")
         with pytest.raises(Transient, match="lock timeout"):
-            await migrate({"shard-0": dsn}, directory=tmp_path)
+            await migrate({"shard-0": database}, directory=tmp_path)
 
     await customer.close()
-    assert (await migrate({"shard-0": dsn}, directory=tmp_path))["shard-0"]
+    assert (await migrate({"shard-0": database}, directory=tmp_path))["shard-0"]
 
 
 async def test_a_schema_from_the_future_is_left_alone(databases: Dsns) -> None:
@@ -188,19 +187,19 @@ async def test_a_server_that_is_too_old_is_for_a_human_to_upgrade(
 
 
 async def test_a_database_in_another_encoding_is_for_a_human_to_make_anew(
-    databases: Dsns,
+    database: SecretStr,
 ) -> None:
-    utf8 = databases["shard-0"].get_secret_value()
+    utf8 = database.get_secret_value()
     await query(
-        databases["shard-0"],
+        database,
         "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'",
     )
     latin = SecretStr(urlsplit(utf8)._replace(path="/latin").geturl())
     try:
         with pytest.raises(Misconfigured, match="of shard-0 is in LATIN1; create it with"):
-            await migrate({**databases, "shard-0": latin})
+            await migrate({"shard-0": latin})
     finally:
-        await query(databases["shard-0"], "DROP DATABASE latin WITH (FORCE)")
+        await query(database, "DROP DATABASE latin WITH (FORCE)")
 
 
 async def test_a_wrong_password_is_for_a_human_to_put_right(databases: Dsns) -> None:
@@ -244,10 +243,10 @@ def test_numbers_start_at_one_without_gaps(tmp_path: Path, names: list[str]) -> 
     ],
 )
 async def test_incrementing_starts_from_zero_and_is_exact(
-    databases: Dsns, base: dict[str, Any], increments: dict[str, int], result: str
+    database: SecretStr, base: dict[str, Any], increments: dict[str, int], result: str
 ) -> None:
     sql = "SELECT jsonb_increment($1::jsonb, $2::jsonb)::text"
 
-    found = await query(databases["shard-0"], sql, json.dumps(base), json.dumps(increments))
+    found = await query(database, sql, json.dumps(base), json.dumps(increments))
 
     assert found == result
