@@ -10,7 +10,7 @@ from consumer.budget import ShardBudget
 from consumer.dead_letter_guard import DeadLetterGuard, GuardBounds
 from consumer.holds import Diversion, Feeding, ReleasedRecord, Route
 from consumer.offsets import OffsetTracker
-from consumer.refusals import NUL
+from consumer.refusals import holds_nul
 from consumer.subscription_queue import (
     PendingUpdate,
     QueueState,
@@ -209,8 +209,8 @@ class PartitionWork:
             queue.has_keys = True
         if pending.record.headers:
             queue.has_headers = True
-        if NUL in (pending.record.value or b""):
-            queue.may_hold_nul = True
+        if holds_nul(pending.record):
+            queue.holds_nul = True
 
     def _divert(
         self, pending: PendingUpdate, ready: list[SubscriptionQueue], held: list[Record]

@@ -1,30 +1,38 @@
 """Which update of each fold is the first that Postgres refuses, looked for in all side by side."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from consumer.folding import RowChange, fold
-from consumer.subscription_queue import PendingUpdate
+from consumer.subscription_queue import PendingUpdate, Record
 from shared.errors import Rejected
 
 _PARTS: Final = 8
 """Into how many a fold is cut at once: most have no more updates, and are asked about once."""
 
-NUL: Final = b"\\u0000"
-"""How JSON has a NUL, of which Postgres keeps none.
-
-Nothing else is known that it refuses of JSON that was read as an update, so this is where to look
-first. It is no judgement: Postgres says what it refuses, and may find more.
-"""
+_NUL: Final = b"\\u0000"
+_AN_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""Not the same after an escaped backslash."""
 
 Ask = Callable[[Sequence[RowChange]], Awaitable[Sequence[Rejected | None]]]
 """Asks a store of changes: for one reason, whether a write of each would be refused."""
 
 
+def holds_nul(record: Record) -> bool:
+    """Say whether a record's JSON has a NUL, of which Postgres keeps none.
+
+    Nothing else is known that it refuses of JSON that was read as an update, so this is where to
+    look first. It is no judgement: Postgres says what it refuses, and may find more.
+    """
+    value = record.value or b""
+    return _NUL in value and _AN_ESCAPED_NUL.search(value) is not None
+
+
 @dataclass(slots=True, eq=False)
 class Question:
-    """What a store can be asked of changes, once a write of them was refused.
+    """What a store can be asked of changes: for one reason, whether a write would be refused.
 
     `with_older` says that it depends on what older updates leave, so that an update can only be
     asked about together with them.
@@ -47,9 +55,10 @@ class Refusal:
 async def refused_for_nul(
     folds: Sequence[Sequence[PendingUpdate]], ask: Ask
 ) -> Sequence[Refusal | None]:
-    """Return of each fold the first update that is refused, of those that may hold a NUL.
+    """Return of each fold the first update that is refused, of those that hold a NUL.
 
-    Asks once, and about few of each fold, so there may be more.
+    Asks once, and about each for itself: so whether one is refused does not depend on what it is
+    folded with, which is another when it is read again.
 
     Raises:
         Rejected: the question itself is refused.
@@ -58,7 +67,7 @@ async def refused_for_nul(
     suspected = [
         (number, place, change)
         for number, updates in enumerate(folds)
-        for place, change in _suspected(updates)
+        for place, change in _with_nul(updates)
     ]
     judged = await ask([change for _, _, change in suspected]) if suspected else []
     found: dict[int, Refusal] = {}
@@ -68,11 +77,12 @@ async def refused_for_nul(
     return [found.get(number) for number in range(len(folds))]
 
 
-def _suspected(updates: Sequence[PendingUpdate]) -> Iterator[tuple[int, RowChange]]:
-    places = [place for place, each in enumerate(updates) if NUL in (each.record.value or b"")]
-    for place in places[:_PARTS]:
+def _with_nul(updates: Sequence[PendingUpdate]) -> Iterator[tuple[int, RowChange]]:
+    for place, each in enumerate(updates):
+        if not holds_nul(each.record):
+            continue
         try:
-            yield place, fold([updates[place]])
+            yield place, fold([each])
         except Rejected:  # it holds what no update may hold, which is found without asking
             return
 
@@ -89,7 +99,7 @@ async def first_refused(
         Rejected: the question itself is refused.
         Transient: the shard cannot tell now.
     """
-    judged = await question.ask(changes) if changes else []
+    judged = await question.ask(changes)
     searches = [
         _Search(updates, question.with_older, 0, len(updates), rejected) if rejected else None
         for updates, rejected in zip(folds, judged, strict=True)

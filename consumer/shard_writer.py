@@ -138,6 +138,8 @@ class _Left:
     locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)
     """How many updates of each partition are not left."""
+    answered: bool = False
+    """Whether the shard has answered before anything was written."""
 
     @property
     def count(self) -> int:
@@ -383,15 +385,15 @@ class ShardWriter:
         the last, so that others have their turn.
         """
         try:
-            folded = await self._fold(await self._cut_at_nul(rows, left), left)
-            if not folded:
+            folded = await self._fold(rows, left)
+            if not folded and not left.answered:
                 self.breaker.gave_up()
                 return False
             await self._write_folded(folded, left, self._questions)
         except Transient as error:
-            # They are found again. Given up on without those that are written beside them they
-            # would look like most of their partition.
-            left.unreadable.clear()
+            # The others are found again. Given up on without those that are written beside them
+            # they would look like most of their partition.
+            left.unreadable = [each for each in left.unreadable if each.work in left.written]
             if error.saturation:
                 await self._slow_down(error)
             else:
@@ -425,37 +427,11 @@ class ShardWriter:
                     return
         await self._apply(folded, left)
 
-    async def _cut_at_nul(self, rows: Sequence[Row], left: _Left) -> Sequence[Row]:
-        """Cut each row before the first update that is refused for a NUL; refuse that one.
-
-        Which may hold one is known, and to ask about those alone costs next to nothing.
-        """
-        suspected = [row for row in rows if row.queue.may_hold_nul]
-        if not suspected:
-            return rows
-        accepted = [row for row in rows if not row.queue.may_hold_nul]
-        try:
-            refusals = await refused_for_nul(
-                [row.updates for row in suspected], self._store.find_unreadable
-            )
-        except Rejected:
-            return rows
-        for row, refusal in zip(suspected, refusals, strict=True):
-            if refusal is None:
-                accepted.append(row)
-                continue
-            before, update = row.updates[: refusal.accepted], row.updates[refusal.accepted]
-            if before:
-                accepted.append(Row.of(row.work, row.queue, before))
-            rejected = refusal.rejected.to_keep()
-            left.unreadable.append(_Refused(row.work, row.queue, update, rejected))
-        return accepted
-
     async def _fold(self, rows: Sequence[Row], left: _Left) -> Sequence[_Folded]:
         """Fold each row, up to an update that cannot be; refuse it where that is its oldest.
 
         It may reuse a key, which is its caller's fault for sure and does not count against the
-        partition, or hold what no update may hold.
+        partition, hold a NUL, or hold what no update may hold.
         """
         rows = [row for row in rows if not row.work.is_over]
         keys = [
@@ -465,9 +441,12 @@ class ShardWriter:
             for pending in row.updates
             if pending.once is not None
         ]
-        known = await self._store.first_uses(keys) if keys else {}
+        known: KnownUses = {}
+        if keys:
+            known = await self._store.first_uses(keys)
+            left.answered = True
         folded: list[_Folded] = []
-        for row in rows:
+        for row in await self._cut_at_nul(rows, known, left):
             try:
                 one = _fold_row(row, known, left)
             except Rejected:
@@ -475,6 +454,43 @@ class ShardWriter:
             if one is not None:
                 folded.append(one)
         return folded
+
+    async def _cut_at_nul(
+        self, rows: Sequence[Row], known: KnownUses, left: _Left
+    ) -> Sequence[Row]:
+        """Cut each row before the first update that is refused for a NUL, and refuse that one.
+
+        Which rows have one is known, and to ask about those updates alone costs less than a
+        statement that is refused for them, and then the question about all.
+        """
+        suspected = [row for row in rows if row.queue.holds_nul]
+        if not suspected:
+            return rows
+        readable = [row for row in rows if not row.queue.holds_nul]
+
+        async def ask(changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+            judged = await self._store.find_unreadable(changes)
+            left.answered = True
+            return judged
+
+        folds = [
+            judge(row.updates, known).updates if row.queue.has_keys else row.updates
+            for row in suspected
+        ]
+        try:
+            refusals = await refused_for_nul(folds, ask)
+        except Rejected:
+            return rows
+        for row, refusal in zip(suspected, refusals, strict=True):
+            if refusal is None:
+                readable.append(row)
+                continue
+            before, update = row.updates[: refusal.accepted], row.updates[refusal.accepted]
+            if before:
+                readable.append(Row.of(row.work, row.queue, before))
+            rejected = refusal.rejected.to_keep()
+            left.unreadable.append(_Refused(row.work, row.queue, update, rejected))
+        return readable
 
     async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
         folded = [each for each in folded if not each.row.work.is_over]

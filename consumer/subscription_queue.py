@@ -102,5 +102,5 @@ class SubscriptionQueue(msgspec.Struct, gc=False, eq=False):
     """Whether any of its updates was sent with an idempotency key."""
     has_headers: bool = False
     """Whether any of their records has headers."""
-    may_hold_nul: bool = False
-    """Whether any of them may hold a NUL, for which Postgres refuses it."""
+    holds_nul: bool = False
+    """Whether any of its updates holds a NUL, or did: Postgres refuses those."""
