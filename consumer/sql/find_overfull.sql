@@ -11,6 +11,10 @@ WHERE CASE
     WHEN NOT coalesce(
         (row.applied_epoch, row.applied_offset) < ($6::integer, change.first_offset), $7::boolean
     ) THEN false
+    -- Most are far below: each tag takes eight bytes of a row at least, and five of a change's JSON.
+    WHEN pg_column_compression(row.tags) IS NULL AND coalesce(pg_column_size(row.tags), 0) / 8
+        + (octet_length(coalesce(change.tags, '') || coalesce(change.increment_tags, ''))) / 5 <= 200
+        THEN false
     WHEN NOT pg_input_is_valid(coalesce(change.tags, '{}'), 'jsonb')
         OR NOT pg_input_is_valid(coalesce(change.increment_tags, '{}'), 'jsonb') THEN false
     ELSE (

@@ -435,6 +435,25 @@ class StoreContract:
         assert ignored == [None]
         assert await shard.row(2) is None
 
+    @pytest.mark.parametrize("value", [1, "x", "x" * 2_000], ids=["least", "little", "compressed"])
+    async def test_the_one_tag_too_many_is_found_however_little_space_tags_take(
+        self, shard: Shard, value: int | str
+    ) -> None:
+        names = [chr(0x21 + n) for n in range(90)] + [f"{n}" for n in range(10, 121)]
+        tags = dict.fromkeys(names[:200], value)
+        await shard.apply(change_of(0, update_of(1, tags=tags)), change_of(0, update_of(2)))
+
+        found = await shard.find_overfull(
+            change_of(1, update_of(1, tags={names[200]: 1})),
+            change_of(1, update_of(1, increment_tags={"": 1})),
+            change_of(1, update_of(1, tags={names[0]: 2})),
+            change_of(1, update_of(2, tags=dict.fromkeys([*names[:200], ""], 1))),
+            change_of(1, update_of(2, tags=dict.fromkeys(names[:200], 1))),
+        )
+
+        full = ("too_many_tags", "23514")
+        assert found == [full, full, None, full, None]
+
     async def test_a_row_that_others_hold_is_found_and_nothing_of_its_statement_written(
         self, shard: Shard
     ) -> None:
