@@ -176,6 +176,15 @@ def _fold_readable(row: Row, known: KnownUses, left: _Left) -> _Folded | None:
     return None
 
 
+def _cut(row: Row, refusal: Refusal) -> tuple[Sequence[Row], _Refused]:
+    """Return what of a row comes before its first refused update, if anything does, and that."""
+    before = row.updates[: refusal.accepted]
+    refused = _Refused(
+        row.work, row.queue, row.updates[refusal.accepted], refusal.rejected.to_keep()
+    )
+    return [Row.of(row.work, row.queue, before)] if before else [], refused
+
+
 class ShardWriter:
     """Write what is ready at one shard, as much at once as has gathered meanwhile.
 
@@ -485,11 +494,9 @@ class ShardWriter:
             if refusal is None:
                 readable.append(row)
                 continue
-            before, update = row.updates[: refusal.accepted], row.updates[refusal.accepted]
-            if before:
-                readable.append(Row.of(row.work, row.queue, before))
-            rejected = refusal.rejected.to_keep()
-            left.unreadable.append(_Refused(row.work, row.queue, update, rejected))
+            before, refused = _cut(row, refusal)
+            readable += before
+            left.unreadable.append(refused)
         return readable
 
     async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
@@ -624,14 +631,12 @@ class ShardWriter:
         before: list[Row] = []
         refused: list[_Refused] = []
         for each, refusal in zip(folded, refusals, strict=True):
-            row = each.row
             if refusal is None:
                 accepted.append(each)
                 continue
-            if refusal.accepted:
-                before.append(Row.of(row.work, row.queue, row.updates[: refusal.accepted]))
-            update = row.updates[refusal.accepted]
-            refused.append(_Refused(row.work, row.queue, update, refusal.rejected.to_keep()))
+            its_before, its_refused = _cut(each.row, refusal)
+            before += its_before
+            refused.append(its_refused)
         await self._write_folded([*accepted, *await self._fold(before, left)], left, questions)
         if question.with_older:
             refused = await self._confirmed(refused, question, left)

@@ -13,7 +13,7 @@ WHERE CASE
     ) THEN false
     -- Most are far below: each tag takes eight bytes of a row at least, and five of a change's JSON.
     WHEN pg_column_compression(row.tags) IS NULL AND coalesce(pg_column_size(row.tags), 0) / 8
-        + (octet_length(coalesce(change.tags, '') || coalesce(change.increment_tags, ''))) / 5 <= 200
+        + octet_length(coalesce(change.tags, '') || coalesce(change.increment_tags, '')) / 5 <= 200
         THEN false
     WHEN NOT pg_input_is_valid(coalesce(change.tags, '{}'), 'jsonb')
         OR NOT pg_input_is_valid(coalesce(change.increment_tags, '{}'), 'jsonb') THEN false

@@ -674,10 +674,9 @@ class TestShardStore(StoreContract):
     async def test_a_statement_that_hangs_ends_with_its_time_out_and_frees_its_connection(
         self, database: SecretStr
     ) -> None:
-        dsn = database
-        blocker = await asyncpg.connect(dsn.get_secret_value())
+        blocker = await asyncpg.connect(database.get_secret_value())
         async with open_store(
-            dsn,
+            database,
             connections_max=1,
             connect_timeout_s=10,
             statement_timeout_s=0.3,
