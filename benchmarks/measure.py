@@ -1,6 +1,7 @@
 """What one run of one arm came to, and what it cost."""
 
 import statistics
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,3 +114,19 @@ def rss_max_mib(process: psutil.Process) -> float:
 def rss_mib(process: psutil.Process) -> float:
     """Return the resident memory of one process."""
     return float(process.memory_info().rss) / MIB
+
+
+def commit_of(checkout: Path) -> str:
+    """Return the commit of a checkout, `-dirty` where files differ from it."""
+    return output_of("git", "-C", str(checkout), "describe", "--always", "--dirty")
+
+
+def output_of(*command: str) -> str:
+    """Return what a command says, nothing where there is no such command."""
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            command, capture_output=True, text=True, timeout=20, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()

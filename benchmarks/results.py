@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ import psutil
 from benchmarks.database import Written
 from benchmarks.latency.measure import is_invalid
 from benchmarks.loads import ROWS
-from benchmarks.measure import MIB, Rate, Run
+from benchmarks.measure import MIB, Rate, Run, commit_of, output_of
 from benchmarks.scaling import Point, Scaled
 from benchmarks.stack import RESULTS
 from deploy.local.homes import client
@@ -171,13 +170,13 @@ def facts(arguments: Sequence[str]) -> dict[str, Any]:
         "additions_s": _additions_s(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
-        "commit": _output("git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"),
+        "commit": commit_of(CHECKOUT),
         "servers": {
-            "postgres": _output(str(client("psql")), "--version").rpartition(" ")[2],
+            "postgres": output_of(str(client("psql")), "--version").rpartition(" ")[2],
             "kafka": next(jar.version for jar in locked_jars() if jar.artifact == "kafka-server"),
         },
         "peers": {
-            "Java": _output("java", "--version").partition("\n")[0],
+            "Java": output_of("java", "--version").partition("\n")[0],
             **dict(_dependencies(_POM.read_text(encoding="utf-8"))),
         },
         "environment": {name: os.environ.get(name, "") for name in ("ARM", "LOAD", "REPEATS")},
@@ -199,13 +198,3 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "")
-
-
-def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(  # noqa: S603 - our own arguments
-            command, capture_output=True, text=True, timeout=20, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()

@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +17,7 @@ import psutil
 from benchmarks.arms.arm import OurArm, Task
 from benchmarks.collector import telemetry
 from benchmarks.loads import Load
-from benchmarks.measure import Rate, own_cpu, rss_max_mib
+from benchmarks.measure import Rate, commit_of, own_cpu, rss_max_mib
 from benchmarks.stack import PROFILE
 from deploy.local import services
 from deploy.local.layout import CHECKOUT
@@ -29,6 +31,7 @@ _FAST_POLL_S: Final = 0.01
 _SLOW_POLL_S: Final = 0.25
 _PROFILE_S: Final = 4
 """Less than any load that is profiled takes."""
+_set_title: Final = partial(re.compile(r'(<text id="title"[^>]*>)[^<]*').sub, count=1)
 TIDEMARK: Final = "tidemark"
 """The arm that is this checkout with its default settings."""
 
@@ -84,6 +87,8 @@ class Tidemark(OurArm):
         rate = watch.until_done()
         if profiler is not None and profiler.wait(timeout=60):
             raise Transient("py-spy could not look at the consumer; is it allowed to (ptrace)?")
+        if profiler is not None:
+            _entitle(PROFILE, f"the consumer on {task.load}, commit {commit_of(self.checkout)}")
         return rate
 
 
@@ -95,6 +100,12 @@ def _start_profiler(process: psutil.Process) -> "subprocess.Popen[bytes]":
         *("--duration", str(_PROFILE_S), "--rate", "200", "--format", "flamegraph"),
     ]
     return subprocess.Popen(command)  # noqa: S603 - our own arguments
+
+
+def _entitle(drawn: Path, title: str) -> None:
+    """Say what a picture shows, instead of by which command it was made."""
+    svg = drawn.read_text(encoding="utf-8")
+    drawn.write_text(_set_title(rf"\g<1>{title}", svg), encoding="utf-8")
 
 
 class _Watch:
