@@ -370,8 +370,8 @@ def _columns(uses: Sequence[KeyUse], changes: Sequence[RowChange]) -> list[list[
     ]
 
 
-_DATA_CLASSES: Final = {"22", "23", "54"}
-"""SQLSTATE classes that speak of the data: exception, integrity, program limit."""
+_DATA_CLASSES: Final = {"21", "22", "23", "54"}
+"""SQLSTATE classes that speak of the data: cardinality, exception, integrity, program limit."""
 
 _SATURATION_STATES: Final = {"53300", "40001", "40P01", "23505"}
 """Too many connections, serialization, deadlock, and two first inserts of one row at once: others

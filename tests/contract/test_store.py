@@ -435,11 +435,14 @@ class StoreContract:
         assert ignored == [None]
         assert await shard.row(2) is None
 
-    @pytest.mark.parametrize("value", [1, "x", "x" * 2_000], ids=["least", "little", "compressed"])
+    @pytest.mark.parametrize(
+        "value", [True, 1, "x" * 2_000], ids=["least", "compressed", "out of line"]
+    )
     async def test_the_one_tag_too_many_is_found_however_little_space_tags_take(
-        self, shard: Shard, value: int | str
+        self, shard: Shard, value: Scalar
     ) -> None:
-        names = [chr(0x21 + n) for n in range(90)] + [f"{n}" for n in range(10, 121)]
+        """The least is little enough to be neither compressed nor put out of line."""
+        names = [chr(1 + n) for n in range(127)] + [f"{n}" for n in range(10, 84)]
         tags = dict.fromkeys(names[:200], value)
         await shard.apply(change_of(0, update_of(1, tags=tags)), change_of(0, update_of(2)))
 
@@ -498,6 +501,21 @@ class StoreContract:
         row = await shard.row(1)
         assert row is not None
         assert len(row[0]) == 200
+
+    async def test_a_full_row_is_refused_at_once_also_while_others_hold_it(
+        self, shard: Shard
+    ) -> None:
+        """So a refusal says nothing about what the row holds a moment later."""
+        await shard.apply(change_of(0, update_of(1, tags={f"{n}": n for n in range(200)})))
+        change = change_of(1, update_of(1, tags={"one_more": 1}))
+
+        async with shard.locking(1):
+            with pytest.raises(Rejected) as caught:
+                await shard.apply(change)
+            locked = await shard.find_locked(change)
+
+        assert caught.value.reason == "too_many_tags"
+        assert locked == [True]
 
     async def test_a_write_is_refused_for_what_is_found_without_it(self, shard: Shard) -> None:
         full = {f"{n}": n for n in range(200)}
@@ -593,6 +611,16 @@ class TestShardStore(StoreContract):
 
             rows = [await shards[0].row(n) for n in (0, 150, 299)]
         assert rows == [({}, {"session_count": Decimal(1)})] * 3
+
+    async def test_what_one_statement_would_do_twice_is_refused_and_no_fault_of_the_shard(
+        self, shard: Shard
+    ) -> None:
+        use = use_of(7, offset=0)
+
+        with pytest.raises(Rejected) as caught:
+            await shard.apply(change_of(0, update_of(1)), uses=[use, use])
+
+        assert caught.value.sqlstate == "21000"
 
     async def test_a_refusal_is_put_in_a_sentence(self, shard: Shard) -> None:
         with pytest.raises(Rejected) as caught:

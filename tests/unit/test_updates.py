@@ -49,6 +49,7 @@ UNDECODABLE = [
     json.dumps({**VALID, "tags": [1]}).encode(),
     json.dumps({**VALID, "once": {"key": "0" * 32}}).encode(),
     json.dumps({**VALID, "once": {"key": "x", "body": "0" * 32}}).encode(),
+    json.dumps({**VALID, "once": {"key": "0" * 32 + "\n", "body": "0" * 32}}).encode(),
     json.dumps({**VALID, "tags": {"a": {"nested": 1}}}).encode(),
     json.dumps({**VALID, "increment": {"session_count": 1.5}}).encode(),
     json.dumps({**VALID, "increment": {"session_count": True}}).encode(),
