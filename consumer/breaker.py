@@ -66,7 +66,7 @@ class Breaker:
         return max(0.0, self._retry_at - self._clock())
 
     def succeeded(self) -> None:
-        """Note that the shard answered, be it with a refusal of the data."""
+        """Note that the shard is in order: it takes writes, however many."""
         self._failures = 0
         self.state = BreakerState.CLOSED
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from consumer.folding import RowChange, fold
@@ -11,6 +12,9 @@ from shared.errors import Rejected
 
 _PARTS: Final = 8
 """Into how many a fold is cut at once: most have no more updates, and are asked about once."""
+
+_NULS_ASKED_MAX: Final = 8
+"""Updates with a NUL that are asked about for one row: the first that is refused ends its fold."""
 
 _NUL: Final = b"\\u0000"
 _AN_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -50,6 +54,13 @@ class Refusal:
 
     accepted: int
     rejected: Rejected
+
+
+def up_to_nuls(updates: Sequence[PendingUpdate]) -> Sequence[PendingUpdate]:
+    """Return the first updates, among them no more with a NUL than are asked about at once."""
+    places = (place for place, each in enumerate(updates) if holds_nul(each.record))
+    one_too_many = next(islice(places, _NULS_ASKED_MAX, None), None)
+    return updates[:one_too_many]
 
 
 async def refused_for_nul(

@@ -19,7 +19,7 @@ from consumer.observer import FlushObserver
 from consumer.once import KeyUse, KnownUses, judge, reused
 from consumer.pace import Pace
 from consumer.partition_work import STOPPED, PartitionWork, Row
-from consumer.refusals import Question, Refusal, first_refused, refused_for_nul
+from consumer.refusals import Question, Refusal, first_refused, refused_for_nul, up_to_nuls
 from consumer.store import TOO_MANY_TAGS, Applied
 from consumer.subscription_queue import PendingUpdate, QueueState, Record, SubscriptionQueue
 from shared.errors import Rejected, Transient
@@ -138,12 +138,10 @@ class _Left:
     locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)
     """How many updates of each partition are not left."""
-    answered: bool = False
-    """Whether the shard has answered before anything was written."""
 
     @property
     def count(self) -> int:
-        return len(self.refused) + len(self.reused) + len(self.locked)
+        return len(self.refused) + len(self.unreadable) + len(self.reused) + len(self.locked)
 
 
 _Waiting = deque[tuple[PartitionWork, SubscriptionQueue]]
@@ -168,12 +166,15 @@ def _fold_row(row: Row, known: KnownUses, left: _Left) -> _Folded | None:
 
 
 def _fold_readable(row: Row, known: KnownUses, left: _Left) -> _Folded | None:
-    """Fold a row up to an update that holds what none may hold; None where that is its oldest."""
-    place, rejected = first_unreadable(row.updates)
-    if place:
-        return _fold_row(Row.of(row.work, row.queue, row.updates[:place]), known, left)
-    left.unreadable.append(_Refused(row.work, row.queue, row.updates[0], rejected.to_keep()))
-    return None
+    """Fold a row up to an update that holds what none may hold, and refuse that."""
+    before, refused = _cut(row, Refusal(*first_unreadable(row.updates)))
+    left.unreadable.append(refused)
+    return _fold_row(before[0], known, left) if before else None
+
+
+def _with_few_nuls(row: Row) -> Row:
+    """Return as much of a row as can be asked about."""
+    return Row.of(row.work, row.queue, up_to_nuls(row.updates))
 
 
 def _cut(row: Row, refusal: Refusal) -> tuple[Sequence[Row], _Refused]:
@@ -394,11 +395,7 @@ class ShardWriter:
         the last, so that others have their turn.
         """
         try:
-            folded = await self._fold(rows, left)
-            if not folded and not left.answered:
-                self.breaker.gave_up()
-                return False
-            await self._write_folded(folded, left, self._questions)
+            await self._write(rows, left)
         except Transient as error:
             # The others are found again. Given up on without those that are written beside them
             # they would look like most of their partition.
@@ -409,7 +406,10 @@ class ShardWriter:
                 self._observer.failed(self.name, rows, error)
                 self._note_failure(error)
             return error.any_input or error.locked  # which gets this far for the table only
-        self._note_success()
+        if left.written or left.locked:
+            self._note_success()
+        else:  # it has answered at most, which one that takes no writes may do
+            self.breaker.gave_up()
         return False
 
     async def _write(self, rows: Sequence[Row], left: _Left) -> None:
@@ -437,12 +437,16 @@ class ShardWriter:
         await self._apply(folded, left)
 
     async def _fold(self, rows: Sequence[Row], left: _Left) -> Sequence[_Folded]:
-        """Fold each row, up to an update that cannot be; refuse it where that is its oldest.
+        """Fold each row, up to an update that cannot be, and refuse that.
 
-        It may reuse a key, which is its caller's fault for sure and does not count against the
-        partition, hold a NUL, or hold what no update may hold.
+        It may hold a NUL, or what no update may hold. It may reuse a key: that is its caller's
+        fault for sure, does not count against the partition, and is found once it is the oldest.
         """
-        rows = [row for row in rows if not row.work.is_over]
+        rows = [
+            _with_few_nuls(row) if row.queue.holds_nul else row
+            for row in rows
+            if not row.work.is_over
+        ]
         keys = [
             (*row.queue.key, pending.once.key)
             for row in rows
@@ -450,10 +454,7 @@ class ShardWriter:
             for pending in row.updates
             if pending.once is not None
         ]
-        known: KnownUses = {}
-        if keys:
-            known = await self._store.first_uses(keys)
-            left.answered = True
+        known: KnownUses = await self._store.first_uses(keys) if keys else {}
         folded: list[_Folded] = []
         for row in await self._cut_at_nul(rows, known, left):
             try:
@@ -476,18 +477,12 @@ class ShardWriter:
         if not suspected:
             return rows
         readable = [row for row in rows if not row.queue.holds_nul]
-
-        async def ask(changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
-            judged = await self._store.find_unreadable(changes)
-            left.answered = True
-            return judged
-
         folds = [
             judge(row.updates, known).updates if row.queue.has_keys else row.updates
             for row in suspected
         ]
         try:
-            refusals = await refused_for_nul(folds, ask)
+            refusals = await refused_for_nul(folds, self._store.find_unreadable)
         except Rejected:
             return rows
         for row, refusal in zip(suspected, refusals, strict=True):
@@ -499,7 +494,9 @@ class ShardWriter:
             left.unreadable.append(refused)
         return readable
 
-    async def _apply(self, folded: Sequence[_Folded], left: _Left) -> None:
+    async def _apply(
+        self, folded: Sequence[_Folded], left: _Left, *, is_again: bool = False
+    ) -> None:
         folded = [each for each in folded if not each.row.work.is_over]
         if not folded:
             return
@@ -510,7 +507,7 @@ class ShardWriter:
                 [use for each in folded for use in each.first_uses],
             )
         except Rejected as rejected:
-            await self._write_others(folded, rejected.to_keep(), left)
+            await self._write_others(folded, rejected.to_keep(), left, is_again=is_again)
             return
         except Transient as error:
             if not error.locked:
@@ -575,15 +572,15 @@ class ShardWriter:
             await self._write_halves([each.row for each in folded], left)
 
     async def _write_others(
-        self, folded: Sequence[_Folded], rejected: Rejected, left: _Left
+        self, folded: Sequence[_Folded], rejected: Rejected, left: _Left, *, is_again: bool
     ) -> None:
         """Write what can be of rows of which at least one is refused."""
         row = folded[0].row
-        if len(folded) == len(row.updates) == 1:
-            left.refused.append(_Refused(row.work, row.queue, row.updates[0], rejected))
-            return
         unreadable, overfull = self._questions
         question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
+        if len(folded) == len(row.updates) == 1:
+            await self._refuse(folded[0], rejected, left, is_again=is_again)
+            return
         refusals = await self._find_refused(folded, question)
         if any(refusals):
             await self._write_accepted(folded, refusals, question, left, ())
@@ -597,6 +594,22 @@ class ShardWriter:
             if left.count == found:
                 younger = row.queue.updates[: len(row.updates) - middle]
                 await self._write([Row.of(row.work, row.queue, younger)], left)
+
+    async def _refuse(
+        self, one: _Folded, rejected: Rejected, left: _Left, *, is_again: bool
+    ) -> None:
+        """Refuse the only update of the only row of a statement.
+
+        A full row may be one that a transaction under way makes room in: it is tried once more
+        when nobody holds it, and set aside while somebody does.
+        """
+        row = one.row
+        if is_again or rejected.reason != TOO_MANY_TAGS:
+            left.refused.append(_Refused(row.work, row.queue, row.updates[0], rejected))
+        elif any(await self._store.find_locked([one.change])):
+            left.locked.append(row)
+        else:
+            await self._apply([one], left, is_again=True)
 
     async def _find_refused(
         self, folded: Sequence[_Folded], question: Question

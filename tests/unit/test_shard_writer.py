@@ -1,8 +1,10 @@
 import asyncio
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -37,6 +39,10 @@ ODD: Tags = {"odd": 1}
 """What an `OddStore` refuses."""
 BAD: Tags = {"bad": NUL}
 """What each store refuses, and a writer suspects."""
+NESTED: Tags = {"n": {"nested": 1}}
+"""What no update may hold, so that it cannot be folded."""
+FULL: Tags = {f"{n}": n for n in range(201)}
+"""More tags than a row may have."""
 
 
 class Graveyard:
@@ -501,7 +507,7 @@ async def test_what_only_looks_like_a_nul_is_not_asked_about() -> None:
     shard.receive(
         *[update_of(0, tags=lookalike | {"n": n}) for n in range(20)],
         update_of(0, tags={"path": "\\\0"}),
-        update_of(1, tags={"n": {"nested": 1}}),
+        update_of(1, tags=NESTED),
         update_of(1, tags=BAD),
         update_of(2, tags=lookalike),
     )
@@ -566,9 +572,8 @@ class LateFailureStore(FakeStore):
 async def test_what_a_nul_is_found_in_counts_with_what_was_written_before_a_failure() -> None:
     store = LateFailureStore()
     shard = Shard(store, rows=1_000)
-    full = {f"{n}": n for n in range(201)}
     shard.receive(
-        *[update_of(n, tags=BAD if n % 20 == 7 else full if n == 0 else {}) for n in range(1_000)]
+        *[update_of(n, tags=BAD if n % 20 == 7 else FULL if n == 0 else {}) for n in range(1_000)]
     )
 
     await shard.settle()
@@ -578,19 +583,36 @@ async def test_what_a_nul_is_found_in_counts_with_what_was_written_before_a_fail
     assert sorted(shard.graveyard.offsets) == [0, *range(7, 1_000, 20)]
 
 
-async def test_a_shard_that_answers_is_in_order_also_where_all_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shard = Shard()
-    successes: list[None] = []
-    monkeypatch.setattr(shard.writer.breaker, "succeeded", lambda: successes.append(None))
-    shard.receive(update_of(0, tags=BAD))
+async def test_a_row_full_of_nuls_is_asked_about_a_few_updates_at_a_time() -> None:
+    """Else each of them would be asked about again for each one before it."""
+    shard = Shard(rows=1_000)
+    shard.receive(*[update_of(0, tags=BAD)] * 10, update_of(0, tags={"n": 0}))
 
     await shard.settle()
 
-    assert shard.store.statements == []
-    assert shard.graveyard.offsets == [0]
-    assert len(successes) == 1
+    assert shard.graveyard.offsets == list(range(10))
+    assert [len(changes) for changes in shard.store.judged] == [8, 8, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert shard.store.rows[APP, subscription(0)].tags == {"n": 0}
+
+
+class AskedForFewStore(FakeStore):
+    """Refuses a question about more than two changes."""
+
+    async def find_unreadable(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        if len(changes) > 2:
+            raise Rejected("It is too long.", reason="refused")
+        return await super().find_unreadable(changes)
+
+
+async def test_what_a_question_finds_while_others_are_refused_is_given_up_once() -> None:
+    shard = Shard(AskedForFewStore())
+    shard.receive(*[update_of(0, tags=tags) for tags in (BAD, {"n": 1}, BAD, BAD)])
+
+    await shard.settle()
+
+    assert shard.graveyard.offsets == [0, 2, 3]
+    assert shard.store.rows[APP, subscription(0)].tags == {"n": 1}
+    assert shard.work.committable == 4
 
 
 class GatedQuestionsStore(FakeStore):
@@ -645,7 +667,7 @@ class TellingNothingStore(FakeStore):
 async def test_what_no_update_may_hold_is_given_up_in_its_turn() -> None:
     shard = Shard()
     good = [update_of(n % 3, tags={"n": n}) for n in range(30)]
-    nested = msgspec.structs.replace(good[13], tags={"n": {"nested": 1}})
+    nested = msgspec.structs.replace(good[13], tags=NESTED)
     shard.receive(*good[:13], nested, *good[14:])
 
     await shard.settle()
@@ -660,10 +682,9 @@ async def test_what_no_update_may_hold_is_given_up_in_its_turn() -> None:
 async def test_what_no_update_may_hold_counts_with_what_is_written_beside_it(
     saturation: bool,
 ) -> None:
-    nested = {"n": {"nested": 1}}
     shard = Shard()
     shard.store.outage = Transient("It does not.", saturation=saturation)
-    shard.receive(*[update_of(n, tags={"n": n} if n % 50 else nested) for n in range(1_000)])
+    shard.receive(*[update_of(n, tags={"n": n} if n % 50 else NESTED) for n in range(1_000)])
 
     async with asyncio.timeout(10), shard.running():
         while len(shard.store.statements) < 30:
@@ -677,29 +698,48 @@ async def test_what_no_update_may_hold_counts_with_what_is_written_beside_it(
     assert len(shard.store.rows) == 980
 
 
-async def test_a_flush_that_asks_the_shard_nothing_says_nothing_about_it(
-    monkeypatch: pytest.MonkeyPatch,
+class FullDiskStore(FakeStore):
+    """Answers questions, and takes no write while its disk is full."""
+
+    disk_is_full: bool = False
+
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        if self.disk_is_full:
+            raise Transient("Its disk is full.")
+        return await super().apply(changes, first_uses)
+
+
+@pytest.mark.parametrize("bad", [NESTED, BAD, FULL])
+async def test_a_flush_that_writes_nothing_says_nothing_about_its_shard(
+    monkeypatch: pytest.MonkeyPatch, bad: Tags
 ) -> None:
-    shard = Shard(rows=1)
-    outage = shard.store.outage = Transient("It is down.")
-    successes: list[Transient | None] = []
+    store = FullDiskStore()
+    shard = Shard(store, rows=2)
+    full_at_success: list[bool] = []
     succeeded = shard.writer.breaker.succeeded
 
     def note() -> None:
-        successes.append(shard.store.outage)
+        full_at_success.append(store.disk_is_full)
         succeeded()
 
     monkeypatch.setattr(shard.writer.breaker, "succeeded", note)
-    shard.receive(*[update_of(n, tags={"n": {"nested": 1}} if n else {"n": 0}) for n in range(4)])
+    shard.receive(update_of(0), update_of(1, tags=bad))  # so that it is asked for from now on
+    await shard.settle()
+    store.disk_is_full = True
+    refused = [update_of(n, tags=bad) for n in (3, 4, 5)]
+    shard.receive(update_of(2, tags={"n": 2}), *refused, first=2)
 
     async with asyncio.timeout(10), shard.running(1):
-        while len(shard.graveyard.offsets) < 3:
+        while not {4, 5} <= set(shard.graveyard.offsets):
             await asyncio.sleep(0)
-        shard.store.outage = None
+        store.disk_is_full = False
         await shard.work.idle.wait()
 
-    assert outage not in successes
-    assert shard.work.committable == 4
+    assert set(full_at_success) == {False}
+    assert shard.graveyard.offsets == [1, 4, 5, 3]
+    assert store.rows[APP, subscription(2)].tags == {"n": 2}
 
 
 async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
@@ -859,7 +899,15 @@ class PausingStore(OddStore):
 
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize(
-    ("bad", "fold", "rows"), [(ODD, 1, 1_000), (ODD, 5, 400), (BAD, 1, 950), (BAD, 5, 400)]
+    ("bad", "fold", "rows"),
+    [
+        (ODD, 1, 1_000),
+        (ODD, 5, 400),
+        (BAD, 1, 950),
+        (BAD, 5, 400),
+        (NESTED, 1, 950),
+        (NESTED, 5, 400),
+    ],
 )
 async def test_a_few_of_a_hundred_refused_in_one_flush_do_not_stop_their_partition(
     *, busy: bool, bad: Tags, fold: int, rows: int
@@ -868,8 +916,7 @@ async def test_a_few_of_a_hundred_refused_in_one_flush_do_not_stop_their_partiti
     store = PausingStore()
     store.busy = busy
     shard = Shard(store, rows=1_000)
-    full = {f"{n}": n for n in range(201)}
-    tags = [bad if n % 20 == 7 else full if n % 100 == 11 else {} for n in range(2_000)]
+    tags = [bad if n % 20 == 7 else FULL if n % 100 == 11 else {} for n in range(2_000)]
     shard.receive(*[update_of(n // fold, tags=each) for n, each in enumerate(tags)])
 
     await shard.settle()
@@ -879,29 +926,51 @@ async def test_a_few_of_a_hundred_refused_in_one_flush_do_not_stop_their_partiti
     assert sorted(shard.graveyard.offsets) == [n for n, each in enumerate(tags) if each]
 
 
-@pytest.mark.parametrize("others", ["hold", "change"])
-async def test_a_full_row_that_others_are_changing_is_not_taken_for_full(others: str) -> None:
-    class ChangingStore(FakeStore):
-        async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
-            judged = await super().find_overfull(changes)
-            if any(judged) and others == "hold":
-                self.locked = {(APP, subscription(0))}
-            elif any(judged):
-                self.rows[APP, subscription(0)].tags.clear()
-            return judged
+@dataclass
+class ChangingStore(FakeStore):
+    """Full rows are changed by others once a statement was refused, or a question answered so."""
 
-    store = ChangingStore()
+    others: Callable[[], None] = lambda: None
+    after: str = "statement"
+
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        try:
+            return await super().apply(changes, first_uses)
+        except Rejected:
+            if self.after == "statement":
+                self.others()
+            raise
+
+    async def find_overfull(self, changes: Sequence[RowChange]) -> Sequence[Rejected | None]:
+        judged = await super().find_overfull(changes)
+        if any(judged):
+            self.others()
+        return judged
+
+
+@pytest.mark.parametrize(("beside", "after"), [(0, "statement"), (1, "question")])
+@pytest.mark.parametrize("hold", [False, True])
+async def test_a_full_row_that_others_are_changing_is_not_taken_for_full(
+    *, hold: bool, beside: int, after: str
+) -> None:
+    store = ChangingStore(after=after)
     shard = Shard(store)
-    shard.receive(update_of(0, tags={f"{n}": n for n in range(200)}), update_of(1))
+    shard.receive(update_of(0, tags={f"{n}": n for n in range(200)}))
     await shard.settle()
-    shard.receive(update_of(0, tags={"one_more": 1}), update_of(1, tags={"n": 1}), first=2)
+    row = store.rows[APP, subscription(0)]
+    store.others = partial(store.locked.add, (APP, subscription(0))) if hold else row.tags.clear
+    good = [update_of(1, tags={"n": 1})] * beside
+    shard.receive(update_of(0, tags={"one_more": 1}), *good, first=1)
     async with asyncio.timeout(10), shard.running():
-        while (APP, subscription(1)) not in store.rows or not store.rows[APP, subscription(1)].tags:
+        while len(store.statements) < 3 or len(store.rows) <= beside:
             await asyncio.sleep(0)
         for _ in range(100):
             await asyncio.sleep(0)
-        if others == "hold":
-            others = "change"
+        if hold:
+            row.tags.clear()
+            store.others = store.locked.clear
             store.locked.clear()
         await shard.work.idle.wait()
 
