@@ -66,7 +66,7 @@ class Breaker:
         return max(0.0, self._retry_at - self._clock())
 
     def succeeded(self) -> None:
-        """Note that the shard is in order: it takes writes, however many."""
+        """Note that the shard is in order: it carries out statements, or is only busy."""
         self._failures = 0
         self.state = BreakerState.CLOSED
 

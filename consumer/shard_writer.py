@@ -5,6 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress, groupby
 from operator import attrgetter, not_
@@ -133,7 +134,7 @@ class _Left:
 
     refused: list[_Refused] = field(default_factory=list)
     unreadable: list[_Refused] = field(default_factory=list)
-    """Refused for what they hold, before anything was written."""
+    """Refused for what they hold, before their row was tried."""
     reused: list[_Refused] = field(default_factory=list)
     locked: list[Row] = field(default_factory=list)
     written: dict[PartitionWork, int] = field(default_factory=dict)
@@ -335,7 +336,8 @@ class ShardWriter:
 
     async def _flush(self, rows: Sequence[Row]) -> None:
         left, first_again = _Left(), False
-        try:
+        is_probe = self.breaker.state is BreakerState.HALF_OPEN
+        with suppress(TimeoutError):  # only `abort` sets the deadline
             async with asyncio.timeout(None) as deadline:
                 self._under_way.add(deadline)
                 try:
@@ -344,8 +346,8 @@ class ShardWriter:
                     self._under_way.discard(deadline)
                     self._flush_ended.set()
                     self._flush_ended.clear()
-        except TimeoutError:  # only `abort` sets the deadline
-            self.breaker.gave_up()
+        if is_probe:
+            self.breaker.gave_up()  # unless it has found out how the shard is
         self._give_up(left)
         if left.locked:
             self._set_aside(left.locked)
@@ -406,10 +408,10 @@ class ShardWriter:
                 self._observer.failed(self.name, rows, error)
                 self._note_failure(error)
             return error.any_input or error.locked  # which gets this far for the table only
-        if left.written or left.locked:
+        # Otherwise it has answered at most, as one does that takes no writes. That it waits for
+        # a lock says little more, and counts where there is nothing to write that would tell.
+        if left.written or (left.locked and not self._ready):
             self._note_success()
-        else:  # it has answered at most, which one that takes no writes may do
-            self.breaker.gave_up()
         return False
 
     async def _write(self, rows: Sequence[Row], left: _Left) -> None:
@@ -721,7 +723,8 @@ class ShardWriter:
     def _forget_if_none_waits(self) -> None:
         """Forget a failure once nothing is left here that could find out that it is over.
 
-        So it is when the partitions that waited for the shard went to another consumer.
+        So it is when the partitions that waited for the shard went to another consumer, or when
+        all that waited is refused.
         """
         if self.is_idle and not self._locked and self.failing is not None:
             log.info("shard.not_waited_for", shard=self.name)

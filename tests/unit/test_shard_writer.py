@@ -706,7 +706,8 @@ class FullDiskStore(FakeStore):
     async def apply(
         self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
     ) -> Applied:
-        if self.disk_is_full:
+        rows = {(each.app_id, each.subscription_id) for each in changes}
+        if self.disk_is_full and not rows & self.locked:
             raise Transient("Its disk is full.")
         return await super().apply(changes, first_uses)
 
@@ -728,18 +729,59 @@ async def test_a_flush_that_writes_nothing_says_nothing_about_its_shard(
     shard.receive(update_of(0), update_of(1, tags=bad))  # so that it is asked for from now on
     await shard.settle()
     store.disk_is_full = True
+    store.locked.add((APP, subscription(6)))
     refused = [update_of(n, tags=bad) for n in (3, 4, 5)]
-    shard.receive(update_of(2, tags={"n": 2}), *refused, first=2)
+    shard.receive(update_of(2, tags={"n": 2}), *refused, update_of(6), first=2)
 
     async with asyncio.timeout(10), shard.running(1):
-        while not {4, 5} <= set(shard.graveyard.offsets):
+        while not {4, 5} <= set(shard.graveyard.offsets) or not shard.writer.locked:
             await asyncio.sleep(0)
+        await asyncio.sleep(0.05)  # several tries of the row that is held
         store.disk_is_full = False
+        store.locked.clear()
         await shard.work.idle.wait()
 
     assert set(full_at_success) == {False}
     assert shard.graveyard.offsets == [1, 4, 5, 3]
     assert store.rows[APP, subscription(2)].tags == {"n": 2}
+
+
+class SlowProbeStore(GatedQuestionsStore):
+    """Fails once; what is written next waits, as questions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+        self.probe = asyncio.Event()
+
+    async def apply(
+        self, changes: Sequence[RowChange], first_uses: Sequence[KeyUse] = ()
+    ) -> Applied:
+        self.writes += 1
+        if self.writes == 1:
+            raise Transient("It is down.")
+        await self.probe.wait()
+        return await super().apply(changes, first_uses)
+
+
+async def test_a_flush_from_before_a_failure_does_not_end_a_probe() -> None:
+    store = SlowProbeStore()
+    shard = Shard(store)
+    async with asyncio.timeout(10), shard.running():
+        shard.receive(update_of(0, tags=BAD))
+        while not store.written_before:
+            await asyncio.sleep(0)
+        shard.receive(update_of(1), first=1)
+        while store.writes < 2:
+            await asyncio.sleep(0)
+        store.gate.set()
+        while shard.graveyard.offsets != [0]:
+            await asyncio.sleep(0)
+        state = shard.writer.breaker.state
+        store.probe.set()
+        await shard.work.idle.wait()
+
+    assert state is BreakerState.HALF_OPEN
 
 
 async def test_what_cannot_be_told_beforehand_is_found_by_halves() -> None:
