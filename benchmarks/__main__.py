@@ -53,8 +53,8 @@ _SOAK: Final = "soak"
 _SCALING: Final = "scaling"
 _NOT_ARMS: Final = (HTTP, _LATENCY, _SOAK, _SCALING)
 _SOAK_MINUTES: Final = 30
-_QUICK_ROWS: Final = 75_000
-_QUICK_RECORDS: Final = 300_000
+_QUICK_ROWS: Final = 62_500
+_QUICK_RECORDS: Final = 250_000
 """Fewer of both alike, so that a row comes up as often as in a full run."""
 
 
