@@ -509,7 +509,10 @@ class ShardWriter:
                 [use for each in folded for use in each.first_uses],
             )
         except Rejected as rejected:
-            await self._write_others(folded, rejected.to_keep(), left, is_again=is_again)
+            if len(folded) == len(folded[0].row.updates) == 1:
+                await self._refuse(folded[0], rejected.to_keep(), left, is_again=is_again)
+            else:
+                await self._write_others(folded, rejected.to_keep(), left)
             return
         except Transient as error:
             if not error.locked:
@@ -574,15 +577,11 @@ class ShardWriter:
             await self._write_halves([each.row for each in folded], left)
 
     async def _write_others(
-        self, folded: Sequence[_Folded], rejected: Rejected, left: _Left, *, is_again: bool
+        self, folded: Sequence[_Folded], rejected: Rejected, left: _Left
     ) -> None:
-        """Write what can be of rows of which at least one is refused."""
-        row = folded[0].row
+        """Write what can be of several updates of which at least one is refused."""
         unreadable, overfull = self._questions
         question = overfull if rejected.reason == TOO_MANY_TAGS else unreadable
-        if len(folded) == len(row.updates) == 1:
-            await self._refuse(folded[0], rejected, left, is_again=is_again)
-            return
         refusals = await self._find_refused(folded, question)
         if any(refusals):
             await self._write_accepted(folded, refusals, question, left, ())
@@ -591,6 +590,7 @@ class ShardWriter:
             await self._write_halves([each.row for each in folded], left)
         else:
             # In order: the older half is completed, so taken out, before the younger is read.
+            row = folded[0].row
             middle, found = len(row.updates) // 2, left.count
             await self._write([Row.of(row.work, row.queue, row.updates[:middle])], left)
             if left.count == found:

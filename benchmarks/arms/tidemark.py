@@ -85,9 +85,9 @@ class Tidemark(OurArm):
         watch.until_begun()
         profiler = _start_profiler(processes[0]) if self.profile else None
         rate = watch.until_done()
-        if profiler is not None and profiler.wait(timeout=60):
-            raise Transient("py-spy could not look at the consumer; is it allowed to (ptrace)?")
         if profiler is not None:
+            if profiler.wait(timeout=60):
+                raise Transient("py-spy could not look at the consumer; is it allowed to (ptrace)?")
             _entitle(PROFILE, f"the consumer on {task.load}, commit {commit_of(self.checkout)}")
         return rate
 
