@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -404,6 +405,12 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         """Return a row of some of a queue's updates."""
         return cls(work, queue, updates, sum([each.size for each in updates]))
 
+    def only(self, updates: Sequence[PendingUpdate]) -> "Row":
+        """Return a row of the same queue, with these updates."""
+        return Row.of(self.work, self.queue, updates)
+
+
+work_of: Final = attrgetter("work")
 
 _RECORD_OVERHEAD_BYTES: Final = 1_500
 """What a record costs as Python objects beside its bytes, which count as they came and as folded.

@@ -17,12 +17,12 @@ import consumer.partition_work
 import consumer.service
 import consumer.store
 from consumer.dead_letters import DeadLetterTopic
+from consumer.flush import Store
 from consumer.folding import RowChange
 from consumer.offsets import OffsetTracker
 from consumer.once import KeyUse, KnownUses
 from consumer.service import run
 from consumer.settings import ConsumerSettings, WriteSettings
-from consumer.shard_writer import Store
 from consumer.store import Applied, open_store
 from consumer.subscription_queue import Record
 from deploy.local.stack import LocalStack

@@ -84,7 +84,11 @@ class Shard:
     """A writer over a store in memory, with one partition's work."""
 
     def __init__(
-        self, store: FakeStore | None = None, bounds: FlushBounds = BOUNDS, rows: int = 100
+        self,
+        store: FakeStore | None = None,
+        bounds: FlushBounds = BOUNDS,
+        rows: int = 100,
+        target_s: float | None = None,
     ) -> None:
         self.store = store or FakeStore()
         self.graveyard = Graveyard()
@@ -94,7 +98,7 @@ class Shard:
             store=self.store,
             dead_letters=self.graveyard,
             breaker=Breaker(Backoff(base_s=0.001, cap_s=0.001), clock=loop.time),
-            pace=Pace(PaceBounds(flushes_max=4, rows_min=1, rows_max=rows, target_s=None)),
+            pace=Pace(PaceBounds(flushes_max=4, rows_min=1, rows_max=rows, target_s=target_s)),
             bounds=bounds,
             observer=FlushObserver(["shard-0"]),
         )
@@ -1159,8 +1163,7 @@ async def test_a_partition_of_nothing_but_poison_is_stopped_and_others_go_on(bad
 
 async def test_a_slow_shard_is_given_one_statement_at_a_time() -> None:
     store = GatedStore()
-    shard = Shard(store)
-    shard.writer.pace = Pace(PaceBounds(flushes_max=4, rows_min=1, rows_max=1, target_s=0.001))
+    shard = Shard(store, rows=1, target_s=0.001)
     for _ in range(10):
         shard.writer.pace.note_failure()
     async with asyncio.timeout(10), shard.running(writers=4):
