@@ -130,18 +130,24 @@ def create_topics(
     ] = 7,
     as_json: Json = False,
 ) -> None:
-    """Create the topics of updates, dead letters and holds where missing; delete nothing."""
+    """Create the topics of updates, dead letters and holds where missing; delete nothing.
+
+    Returns once brokers serve them.
+    """
     from operator_cli import topics
 
-    kafka = load(OperatorSettings).kafka
-    states = asyncio.run(
-        topics.create_topics(
+    async def create() -> list[topics.TopicState]:
+        kafka = load(OperatorSettings).kafka
+        states = await topics.create_topics(
             kafka,
             replication_factor=replication_factor,
             min_insync_replicas=min_insync_replicas,
             retention_days=retention_days,
         )
-    )
+        await topics.wait_until_served(kafka, states)
+        return states
+
+    states = asyncio.run(create())
     if as_json:
         print_json(
             [

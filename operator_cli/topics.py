@@ -14,6 +14,7 @@ from shared.errors import Misconfigured, Transient
 from shared.holds import HELD_PARTITIONS
 from shared.kafka_clients import client_options
 from shared.settings import KafkaSettings
+from shared.topic_reader import open_reader
 from shared.topology import PARTITIONS
 
 DEAD_LETTER_PARTITIONS: Final = 12
@@ -100,6 +101,20 @@ async def create_topics(
         TopicState(name, count, name in created, differences[name])
         for name, count in wanted.items()
     ]
+
+
+async def wait_until_served(kafka: KafkaSettings, states: Sequence[TopicState]) -> None:
+    """Wait until brokers serve each partition of those topics that were made just now.
+
+    That takes some seconds, in which whoever sends an update would wait for its answer.
+
+    Raises:
+        Transient: it takes too long.
+    """
+    for state in states:
+        if state.created:
+            async with open_reader(kafka, state.name, "tidemark-topics") as reader:
+                await reader.ends(range(state.partitions))  # repeats what is not answered yet
 
 
 @asynccontextmanager

@@ -214,13 +214,17 @@ class LocalStack:
         write_secret(path, json.dumps({"version": 1, "shards": shards}, indent=1) + "\n")
 
     async def _provide(self) -> None:
+        from operator_cli.topics import create_topics, wait_until_served
+
+        states = await create_topics(self.kafka_settings)
+        await asyncio.gather(wait_until_served(self.kafka_settings, states), self._provide_schema())
+
+    async def _provide_schema(self) -> None:
         from operator_cli.migrations import migrate
-        from operator_cli.topics import create_topics
         from shared.settings import read_shard_map
 
         await asyncio.gather(
-            create_topics(self.kafka_settings),
-            *(self._create_database(port, postgres.DATABASE) for port in self.plan.shards),
+            *[self._create_database(port, postgres.DATABASE) for port in self.plan.shards]
         )
         await migrate(read_shard_map(self.layout.shard_map).dsns)
 

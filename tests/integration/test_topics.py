@@ -1,8 +1,20 @@
 """Creating topics: what is there is never changed."""
 
-import pytest
+import uuid
+from collections import Counter
 
-from operator_cli.topics import DEAD_LETTER_PARTITIONS, TopicState, create_topics
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.offset import OffsetRequest
+
+from deploy.local.stack import LocalStack
+from deploy.local.testing import fresh_topic
+from operator_cli.topics import (
+    DEAD_LETTER_PARTITIONS,
+    TopicState,
+    create_topics,
+    wait_until_served,
+)
 from shared.errors import Misconfigured, Transient
 from shared.holds import HELD_PARTITIONS
 from shared.settings import KafkaSettings
@@ -49,3 +61,21 @@ async def test_a_broker_that_is_not_there_may_be_there_later() -> None:
 
     with pytest.raises(Transient, match=r"Kafka at 127\.0\.0\.1:1 could not be asked"):
         await create_topics(nowhere)
+
+
+async def test_what_is_served_answers_for_each_partition_at_once(stack: LocalStack) -> None:
+    client = AIOKafkaClient(bootstrap_servers=stack.plan.bootstrap_servers)
+    await client.bootstrap()
+    try:
+        async with fresh_topic(stack, f"served-{uuid.uuid4().hex[:12]}") as kafka:
+            made = [TopicState(kafka.topic, PARTITIONS, created=True)]
+
+            await wait_until_served(kafka, made)
+
+            ends = [(partition, -1) for partition in range(PARTITIONS)]
+            asked = OffsetRequest(-1, 0, [(kafka.topic, ends)])
+            answer = await client.send(client.get_random_node(), asked)
+    finally:
+        await client.close()
+    [(_, partitions)] = answer.topics
+    assert Counter(error_code for _, error_code, *_ in partitions) == {0: PARTITIONS}
