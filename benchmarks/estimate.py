@@ -83,7 +83,7 @@ def estimate(session: Session) -> Iterator[str]:
     if session.sitting_of(_LOAD) is not session.sitting_of(HTTP):
         yield (
             f"*{_LOAD}* and {HTTP} were not measured in one sitting, and this machine's speed "
-            "changes: sums are right to a factor of two."
+            "changes: sums may be off by a factor of two."
         )
         yield ""
     yield "| part | µs of CPU an update | cores | which are |"

@@ -156,7 +156,7 @@ LOADS: Final = {
         Load("half-hot", "every second update goes to one row", _half_hot, beside="distinct"),
         Load(
             "failing",
-            "uniform; Postgres refuses one of a hundred, for a NUL",
+            "uniform; Postgres refuses one of a hundred, for a NUL (201 tags cost more: README.md)",
             _uniform,
             100,
             beside="distinct",

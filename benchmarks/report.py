@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.estimate import estimate
 from benchmarks.latency.measure import is_invalid
-from benchmarks.latency.scenarios import SOAK_PER_S
+from benchmarks.latency.scenarios import BURST_PER_S, SOAK_PER_S
 from benchmarks.loads import FULL, LOADS, ROWS
 from benchmarks.measure import Run, Spread, median_of
 from benchmarks.results import REPORTED, Session
@@ -88,8 +88,8 @@ def _head(session: Session) -> Iterator[str]:
         "how each is defined."
     )
     yield ""
-    for sentence in dict.fromkeys(why for each in session.sittings for why in each["left_out"]):
-        yield f"{sentence}\n"
+    for sentence in sorted(set.intersection(*(set(each["left_out"]) for each in sittings))):
+        yield f"{sentence}\n"  # no sitting could measure it
 
 
 def _summary(session: Session) -> Iterator[str]:
@@ -99,7 +99,15 @@ def _summary(session: Session) -> Iterator[str]:
         f"Parallel Consumer's at its strongest (of {', '.join(modes)})": to_best_peer,
         "that of the loop that folds": partial(to_other, "batch-loop"),
     }
-    yield f"All of it on {ROWS:,} rows, rates on a backlog of up to {FULL:,} updates."
+    rates = [
+        f"{_rate(runs):,.0f} on *{load}*"
+        for load in LOADS
+        if (runs := session.of("tidemark", load))
+    ]
+    yield (
+        f"One consumer's updates/s, on {ROWS:,} rows and a backlog of up to {FULL:,} updates: "
+        f"{', '.join(rates)}. Of *distinct* it folds about four into one write, of *once* none."
+    )
     yield ""
     for peer, to_peer in to_peers.items():
         found = {load: to_peer(load)(session) for load in LOADS}
@@ -148,7 +156,8 @@ def _targets(session: Session) -> Iterator[str]:
     yield ""
     rows: list[tuple[str, ...]] = [target.row(session) for target in TARGETS]
     yield "Rates are compared turn by turn: each ratio is the median of its turns' ratios (and the"
-    yield "lowest to the highest), so it is not quite that of the medians in the tables below."
+    yield "lowest to the highest), so it is not quite that of the medians in the tables below. Of a"
+    yield "target between these ends nothing is certain but that it is near."
     yield ""
     yield from _table(("what", "target", "measured", "verdict"), rows)
 
@@ -234,8 +243,8 @@ def _http(session: Session) -> Iterator[str]:
     yield (
         "By `wrk`, as much as each server takes: `ingest` is the ingest API with Kafka; `nothing` "
         "is the same without, `fastapi` that served by FastAPI's own layers; `twin` does the "
-        "UPDATE in the request; `send-batch` is aiokafka alone with the same bytes. Failed are "
-        "requests that were not accepted."
+        "UPDATE in the request; `send-batch` is aiokafka alone with the same bytes: no HTTP, and "
+        "nothing is read or checked. Failed are requests that were not accepted."
     )
     yield ""
     names = sorted({(each["kind"], each["arm"]) for each in session.http}, reverse=True)
@@ -258,7 +267,9 @@ def _end_to_end(session: Session) -> Iterator[str]:
     yield "## From the intended time of sending"
     yield ""
     yield (
-        "The twin stands for the replaced design, with the UPDATE in the request. Lags are of the "
+        "The twin stands for the replaced design, with the UPDATE in the request. The burst is "
+        f"{BURST_PER_S:,}/s, of several hundred apps. One consumer that keeps up with that has no "
+        "backlog to work off. Lags are of the "
         "shards that are not stalled, but for the last column; lags seen, and HTTP, are of all."
     )
     yield ""
@@ -318,7 +329,8 @@ def _scaling(session: Session) -> Iterator[str]:
     yield (
         "One consumer, four shards and 400,000 rows where nothing else is said. All of them share "
         "the cores with the broker: where the last column comes near to their number, more of "
-        "anything cannot help."
+        "anything has nothing to run on. Fewer updates a row fold less. What several "
+        "consumers apply counts once the last of them has begun."
     )
     yield ""
     head = (
@@ -420,6 +432,10 @@ def _draw_scenario(session: Session, scenario: str) -> Path:
 
 
 def _pictures(plots: list[Path]) -> Iterator[str]:
+    yield "## Pictures"
+    yield ""
+    yield "The flame graph is of one consumer at its peak; its title says on what, and the commit."
+    yield ""
     for path in plots:
         yield f"![{path.stem.replace('-', ' ')}]({path.relative_to(_DIRECTORY)})"
         yield ""

@@ -111,9 +111,10 @@ async def wait_until_served(kafka: KafkaSettings, states: Sequence[TopicState]) 
     Raises:
         Transient: it takes too long.
     """
+    patient = kafka.model_copy(update={"request_timeout_ms": _KNOWN_TIMEOUT_S * 1000})
     for state in states:
         if state.created:
-            async with open_reader(kafka, state.name, "tidemark-topics") as reader:
+            async with open_reader(patient, state.name, "tidemark-topics") as reader:
                 await reader.ends(range(state.partitions))  # repeats what is not answered yet
 
 
