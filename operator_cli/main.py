@@ -119,7 +119,9 @@ def migrate(
 def create_topics(
     replication_factor: Annotated[
         int | None,
-        typer.Option(min=1, max=9, help="Default: 3, or the number of brokers if lower."),
+        typer.Option(
+            min=1, max=9, help="Of what is created. Default: 3, or the number of brokers if lower."
+        ),
     ] = None,
     min_insync_replicas: Annotated[
         int | None,
@@ -163,7 +165,8 @@ def create_topics(
         return
     for each in states:
         what = "created" if each.created else "is there already"
-        typer.echo(f"{each.name}: {what}, {each.partitions} partitions")
+        partitions = "1 partition" if each.partitions == 1 else f"{each.partitions} partitions"
+        typer.echo(f"{each.name}: {what}, {partitions}")
         for difference in each.differences:
             typer.echo(f"  but {difference}; change it with Kafka's own tools if you want")
 
